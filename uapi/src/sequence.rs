@@ -1,0 +1,141 @@
+//! The 31-bit sequence number and the exact count of what was lost.
+
+use crate::RecordError;
+
+/// A record's number: 31 bits, counts dropped records too, wraps from `INT_MAX` to 0.
+///
+/// Source: Linux `drivers/iommu/iommufd/eventq.c`, `struct iommufd_vevent_header`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Sequence(u32);
+
+impl Sequence {
+    /// The first number of a channel.
+    pub const ZERO: Self = Self(0);
+    /// The largest number, `INT_MAX`; the next is 0.
+    pub const MAX: Self = Self(0x7fff_ffff);
+
+    /// The low 31 bits of `value`.
+    pub const fn wrapping(value: u32) -> Self {
+        Self(value & Self::MAX.0)
+    }
+
+    /// The number as found on the wire.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError::Sequence`] when it is above `INT_MAX`.
+    pub const fn from_wire(value: u32) -> Result<Self, RecordError> {
+        if value > Self::MAX.0 {
+            Err(RecordError::Sequence { found: value })
+        } else {
+            Ok(Self(value))
+        }
+    }
+
+    /// The number as an integer in `0..=INT_MAX`.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// The number `count` records later.
+    #[must_use]
+    pub const fn plus(self, count: u32) -> Self {
+        Self::wrapping(self.0.wrapping_add(count))
+    }
+
+    /// How many records later than `earlier` this one is, modulo 2^31.
+    pub const fn since(self, earlier: Self) -> u32 {
+        Self::wrapping(self.0.wrapping_sub(earlier.0)).0
+    }
+
+    /// Records lost before this data record, when `last` was the one read before it.
+    pub const fn lost_before(self, last: Self) -> u32 {
+        Self::wrapping(self.since(last).wrapping_sub(1)).0
+    }
+
+    /// Records a `LOST_EVENTS` header with this number stands for, when `last` was read before it.
+    pub const fn lost_through(self, last: Self) -> u32 {
+        self.since(last)
+    }
+}
+
+/// Follows a stream's sequence numbers and tells how many records were lost at each step.
+///
+/// Counts are exact up to 2^31 - 1 records between two that arrive.
+///
+/// ```
+/// use recordfd_uapi::{LossMeter, Sequence};
+/// let mut meter = LossMeter::from_start();
+/// assert_eq!(meter.record(Sequence::ZERO), 0);
+/// assert_eq!(meter.record(Sequence::wrapping(3)), 2);
+/// assert_eq!(meter.lost_header(Sequence::wrapping(7)), 4);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LossMeter {
+    /// The number read last; `None` until one who joined in the middle has read a record.
+    last: Option<Sequence>,
+}
+
+impl LossMeter {
+    /// For a channel's first reader, who expects number 0.
+    pub const fn from_start() -> Self {
+        Self { last: Some(Sequence::MAX) }
+    }
+
+    /// For a reader who joins in the middle: the first number is taken as the baseline.
+    pub const fn from_now() -> Self {
+        Self { last: None }
+    }
+
+    /// Takes note of a data record; returns how many were lost before it.
+    pub fn record(&mut self, sequence: Sequence) -> u32 {
+        let lost = self.last.map_or(0, |last| sequence.lost_before(last));
+        self.last = Some(sequence);
+        lost
+    }
+
+    /// Takes note of a `LOST_EVENTS` header; returns how many records it stands for.
+    pub fn lost_header(&mut self, sequence: Sequence) -> u32 {
+        let lost = self.last.map_or(0, |last| sequence.lost_through(last));
+        self.last = Some(sequence);
+        lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seq(value: u32) -> Sequence {
+        Sequence::wrapping(value)
+    }
+
+    #[test]
+    fn loss_is_exact_at_the_wrap() {
+        assert_eq!(Sequence::MAX.plus(1), Sequence::ZERO);
+        assert_eq!(Sequence::ZERO.lost_before(Sequence::MAX), 0);
+        assert_eq!(seq(1).lost_before(Sequence::MAX), 1);
+        assert_eq!(seq(1).lost_through(seq(0x7fff_fffe)), 3);
+        assert_eq!(seq(5).lost_before(seq(5)), Sequence::MAX.get());
+    }
+
+    #[test]
+    fn kernel_figures_hold() {
+        assert_eq!(seq(9).lost_through(seq(5)), 4);
+        assert_eq!(seq(21).lost_before(seq(18)), 2);
+    }
+
+    #[test]
+    fn one_who_joins_in_the_middle_loses_nothing() {
+        let mut meter = LossMeter::from_now();
+        assert_eq!(meter.record(seq(100)), 0);
+        assert_eq!(meter.record(seq(102)), 1);
+        assert_eq!(LossMeter::from_start().record(seq(100)), 100);
+    }
+
+    #[test]
+    fn wire_number_above_int_max_is_refused() {
+        assert_eq!(Sequence::from_wire(0x7fff_ffff), Ok(Sequence::MAX));
+        assert_eq!(Sequence::from_wire(0x8000_0000), Err(RecordError::Sequence { found: 0x8000_0000 }));
+    }
+}
