@@ -1,1 +1,53 @@
+//! Typed device events over one file descriptor: polled, read and answered, with nothing beside it.
+//!
+//! ```text
+//! device side                                                              VMM side
+//! event::Sender ──> queue ──> transport ──> doorbell ──> ONE fd ──> poll ──> event::Receiver
+//!       ▲                     (local |      (wakes only                           │
+//!       │                      socket)       a sleeper)                           │
+//!       └──────────── completions ◄──── replies on the same fd ◄──────────────────┘
+//! ```
+//!
+//! `eventfd` carries a counter, so who has something to say keeps a structure next to it and a protocol
+//! between the two. A recordfd channel carries the records themselves, in order, bounded, with losses
+//! counted in place, and takes the replies back on the same descriptor.
+//!
+//! * [`event`]: event channels, between threads ([`event::channel`]) or processes ([`event::socket`]).
+//! * [`uapi`]: the records, and everything else about the bytes on the descriptor. C programs use
+//!   `recordfd.h` of that crate.
+//! * [`fd`]: passing descriptors over a socket or across exec.
+//!
+//! The types are `Send`, nothing needs a runtime, no end runs a thread, nothing is global, and every
+//! blocking call has a form with a timeout.
+//!
+//! # Features
+//!
+//! * `local` (default): channels between threads of one process, [`event::channel`]. Pulls
+//!   crossbeam-queue.
+//!
+//! # Trust
+//!
+//! The process at the other end of a socket may be hostile. Whatever it writes, withholds or closes, this
+//! side gets typed errors or counted losses: no panic, no unbounded memory or loop, no SIGPIPE.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod channel;
+#[cfg(feature = "local")]
+mod doorbell;
+#[cfg(feature = "local")]
+mod drain;
+pub mod error;
+pub mod event;
+pub mod fd;
+mod sync;
+mod sys;
+mod transport;
+
+pub use channel::{Options, Overflow, UnattachedEnd};
+pub use error::{DrainError, Error, TryRecvError, TrySendError, Violation};
+pub use recordfd_uapi as uapi;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -10,7 +10,7 @@ use crate::{EventFlags, Format};
 ///
 /// Implemented for every [`Payload`] (an item without a header) and for
 /// [`Event<T>`](crate::Event) (a header and a payload).
-pub trait Record: Copy + Send + Sync + 'static {
+pub trait Record: Copy + fmt::Debug + Send + Sync + 'static {
     /// Bytes the item takes on the wire; a channel carries whole multiples of it.
     const SIZE: usize;
 
@@ -30,7 +30,9 @@ pub trait Record: Copy + Send + Sync + 'static {
 }
 
 /// A plain struct of the contract: no padding, any bytes are a value, the layout is pinned.
-pub trait Payload: FromBytes + IntoBytes + Immutable + KnownLayout + Copy + Send + Sync + 'static {
+pub trait Payload:
+    FromBytes + IntoBytes + Immutable + KnownLayout + Copy + fmt::Debug + Send + Sync + 'static
+{
     /// Header flags an event with this payload may carry.
     ///
     /// The default is what our own formats define. Formats that Linux defines accept every bit, for

@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""Makes the seed corpus in seeds/ from the recorded bytes in ../tests/data.
+
+The output depends on those files alone: run it again after a change and check the result in.
+"""
+
+import json
+import pathlib
+import re
+import shutil
+import struct
+
+HERE = pathlib.Path(__file__).resolve().parent
+DATA = HERE.parent / "tests" / "data"
+SEEDS = HERE / "seeds"
+TARGET = (HERE / "fuzz_targets" / "records.rs").read_text()
+# The number of each type, read from the target so that the two cannot disagree.
+KINDS = {name: int(number) for number, name in re.findall(r"^ +(\d+) => check::<(.+)>\(", TARGET, re.M)}
+KINDS["Mixed"] = int(re.search(r"^ +(\d+) => check_mixed\(", TARGET, re.M)[1])
+
+LOST, CANCELLED = 1, 2
+
+
+def kernel():
+    """The HEX lines of the kernel log as (name, bytes)."""
+    for line in (DATA / "golden.txt").read_text().splitlines():
+        if line.startswith("HEX|"):
+            _, name, length, digits = line.split("|")
+            assert len(digits) == 2 * int(length), line
+            yield name, bytes.fromhex(digits)
+
+
+def vectors(wanted):
+    """The vectors of one format as (name, bytes)."""
+    for vector in json.loads((DATA / "vectors.json").read_text()):
+        if vector["format"] == wanted:
+            yield vector["name"], bytes.fromhex(vector["hex"])
+
+
+def words(*values):
+    return struct.pack(f"<{len(values)}I", *values)
+
+
+def write(target, name, data):
+    path = SEEDS / target / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert not path.exists(), path
+    path.write_bytes(data)
+
+
+def record(kind, name, data):
+    write("records", name, bytes([KINDS[kind]]) + data)
+
+
+def records(log):
+    fault = log["fault.basic"]
+    record("PgFault", "pgfault.kernel", fault)
+    record("Event<PgFault>", "pgfault.cancelled", words(CANCELLED, 3) + fault)
+    record("PageResponse", "page_response.kernel", log["response.invalid"])
+    for name, data in vectors("iommufd.pgfault"):
+        record("PgFault", f"pgfault.{name}", data)
+    for name, data in vectors("iommufd.vevent_header"):
+        record("EventHeader", f"header.{name}", data)
+    # Streams of the selftest's queue; no single event is that long, so only the walk reads them.
+    for name in ["vev.one", "vev.overflow.all", "vev.gap.rest", "vev.realloc"]:
+        record("Event<Selftest>", name, log[name])
+    for name, data in list(vectors("smmuv3.event"))[:2]:
+        record("Smmuv3Event", f"smmuv3.{name}", data)
+        record("Event<Smmuv3Event>", f"smmuv3.event.{name}", words(0, 1) + data)
+    stream = words(LOST, 4)
+    for sequence, (name, data) in enumerate(vectors("tegra241.vevent"), start=5):
+        record("Tegra241CmdqvEvent", f"tegra241.{name}", data)
+        stream += words(0, sequence) + data
+    record("Event<Tegra241CmdqvEvent>", "tegra241.event", stream[8:32])
+    record("Event<Tegra241CmdqvEvent>", "tegra241.stream", stream)
+
+    genl = dict(vectors("acpi.genl_event"))["power_button"]
+    record("AcpiGenlEvent", "acpi.genl_event", genl)
+    # The names of the kernel's event, in the longer fields of the notification.
+    notify = words(1, 0x80, 1, 7) + genl[20:35].ljust(16, b"\0") + genl[:20].ljust(24, b"\0")
+    record("AcpiNotify", "acpi.notify", notify)
+    record("Event<AcpiNotify>", "acpi.event", words(0, 2) + notify)
+    record("Event<AcpiNotify>", "acpi.lost", words(LOST, 9) + bytes(56))
+    record("AcpiOst", "acpi.ost", words(7, 0x80, 0, 0))
+
+    error = words(3, 5) + struct.pack("<HH", 1, 2) + words(0x5, 0x4000, 0, 1, 2, 3, 4)
+    record("PciError", "pci.error", error)
+    record("Event<PciError>", "pci.event", words(0, 3) + error)
+    record("PciErrorResult", "pci.result", words(5, 3))
+    request = words(3, 6, 1, 0)
+    record("DeviceRequest", "device.request", request)
+    record("Event<DeviceRequest>", "device.event", words(0, 4) + request)
+    record("DeviceAck", "device.ack", words(6, 0))
+
+    record("Mixed", "mixed.acpi", words(4 << 16 | 1, 0, 1, 2, 0, 2) + notify)
+    record("Mixed", "mixed.pgfault", words(1 << 16 | 1, 0, 2, 3) + fault.ljust(64, b"\0"))
+    record("Mixed", "mixed.lost", words(0, LOST, 5, 0) + bytes(64))
+    record("ChannelInfo", "channel_info", words(4 << 16 | 1, 2, 64, 0))
+
+
+def offers():
+    def offer(size, depth=64):
+        head = struct.pack("<IHHIIIIII", size, 1, 1, 4 << 16 | 1, 0, depth, 64, depth, 16)
+        return head + struct.pack("<QQQQ", 4096, 8192, 12288, 0)
+
+    write("offer", "first_version", offer(64))
+    write("offer", "longer_zero_tail", offer(80) + bytes(16))
+    write("offer", "longer_unknown_tail", offer(80) + bytes(15) + b"\1")
+    write("offer", "trailing_bytes", offer(64) + bytes(8))
+    write("offer", "short", offer(56)[:56])
+    write("offer", "flags_in_use", offer(64)[:12] + words(1) + offer(64)[16:])
+    write("offer", "reserved_in_use", offer(64)[:56] + words(1, 0))
+
+
+def netlink(log):
+    for name in ["powerbtn.1", "battery.info", "thermal.trip", "ac.bus_check"]:
+        write("netlink", name, log[name])
+    write("netlink", "three_messages", log["ac"] + log["battery.status"] + log["sleepbtn"])
+    message = log["battery.info"]
+    # An attribute the kernel may add one day, of a length that needs padding, before the event.
+    longer = words(len(message) + 8) + message[4:20] + bytes([7, 0, 99, 0, 1, 2, 3, 0]) + message[20:]
+    write("netlink", "unknown_attribute", longer + message)
+    write("netlink", "control_done", words(20) + struct.pack("<HH", 3, 2) + words(1, 0, 0))
+    write("netlink", "cut_off", message[:50])
+
+
+def main():
+    shutil.rmtree(SEEDS, ignore_errors=True)
+    log = dict(kernel())
+    records(log)
+    offers()
+    netlink(log)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+//! How a channel is made: options, and the end that is given away.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use recordfd_uapi::{ChannelInfo, Record};
+
+use crate::error::Error;
+use crate::fd;
+
+/// The most records a queue may hold.
+const MOST_DEPTH: u32 = 1 << 20;
+
+/// What `post` drops when the queue is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// The record being posted, as the kernel does.
+    #[default]
+    DropNewest,
+    /// The oldest unread record, so that the last state is always delivered. On the local transport
+    /// only: elsewhere what is queued is out of the sender's hands.
+    DropOldest,
+}
+
+/// Options of a new channel.
+///
+/// ```
+/// use recordfd::{Options, Overflow};
+/// let options = Options::new().depth(512).overflow(Overflow::DropOldest);
+/// # let _ = options;
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(crate) depth: u32,
+    pub(crate) reply_depth: u32,
+    pub(crate) overflow: Overflow,
+    pub(crate) busy_poll: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Options {
+    /// Depth 256 for records and 64 for replies, drop the newest, no busy polling.
+    pub const fn new() -> Self {
+        Self { depth: 256, reply_depth: 64, overflow: Overflow::DropNewest, busy_poll: Duration::ZERO }
+    }
+
+    /// How many records may wait unread, from 1 to 2^20.
+    ///
+    /// On a socket this counts writes and is at least 2; it may end up lower, where the system limits
+    /// send buffers. What it really is, the sender's `capacity` tells.
+    #[must_use]
+    pub const fn depth(mut self, records: u32) -> Self {
+        self.depth = records;
+        self
+    }
+
+    /// How many replies may wait unread, from 1 to 2^20. Of no effect where the format has none.
+    #[must_use]
+    pub const fn reply_depth(mut self, replies: u32) -> Self {
+        self.reply_depth = replies;
+        self
+    }
+
+    /// What `post` drops when the queue is full.
+    #[must_use]
+    pub const fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = overflow;
+        self
+    }
+
+    /// How long a blocking receive looks for records before it sleeps.
+    ///
+    /// A wake-up costs tens of microseconds where a look at a queue costs nanoseconds. Worth it on a
+    /// processor that has nothing else to do; zero, the default, sleeps at once.
+    #[must_use]
+    pub const fn busy_poll(mut self, busy_poll: Duration) -> Self {
+        self.busy_poll = busy_poll;
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        for (name, value) in [("depth", self.depth), ("reply_depth", self.reply_depth)] {
+            if value == 0 || value > MOST_DEPTH {
+                let reason = "it must be from 1 to 1048576";
+                return Err(Error::Option { name, value: value.into(), reason });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The end of a channel that is given away: a descriptor, and what is to be known about it.
+///
+/// It may be passed on through any number of processes: as a child's inherited descriptor
+/// ([`OwnedFd::from`]), or over a socket ([`send_over`](Self::send_over)). Whoever uses it attaches it
+/// as a sender or receiver; from then on it stays in that process.
+#[derive(Debug)]
+pub struct UnattachedEnd {
+    socket: OwnedFd,
+    info: ChannelInfo,
+}
+
+impl UnattachedEnd {
+    pub(crate) fn new(socket: OwnedFd, info: ChannelInfo) -> Self {
+        Self { socket, info }
+    }
+
+    /// Format, transport and depth: what the one who attaches it must know.
+    pub fn info(&self) -> ChannelInfo {
+        self.info
+    }
+
+    /// Passes the end on over a socket, the description along with the descriptor.
+    ///
+    /// # Errors
+    ///
+    /// What [`fd::send_descriptor`] says; the end is then closed.
+    pub fn send_over(self, socket: impl AsFd) -> Result<(), Error> {
+        let mut bytes = [0; ChannelInfo::SIZE];
+        self.info.encode(&mut bytes);
+        fd::send_descriptor(socket, &bytes, self.socket.as_fd())
+    }
+
+    /// Receives an end that was passed on with [`send_over`](Self::send_over).
+    ///
+    /// # Errors
+    ///
+    /// What [`fd::recv_descriptor`] says, and [`Error::Description`] when what came with the
+    /// descriptor is not a description.
+    pub fn recv_from(socket: impl AsFd) -> Result<Self, Error> {
+        let mut bytes = [0; ChannelInfo::SIZE];
+        let (length, descriptor) = fd::recv_descriptor(socket, &mut bytes)?;
+        let info = ChannelInfo::decode(&bytes[..length]).map_err(Error::Description)?;
+        Ok(Self { socket: descriptor, info })
+    }
+}
+
+impl AsFd for UnattachedEnd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl From<UnattachedEnd> for OwnedFd {
+    fn from(end: UnattachedEnd) -> Self {
+        end.socket
+    }
+}

@@ -1,0 +1,129 @@
+//! The doorbell: wakes a consumer that sleeps and costs one that is busy nothing.
+//!
+//! A producer publishes a record, a consumer takes it; the doorbell decides when the producer must put
+//! a token into the descriptor that the consumer polls, and when the consumer takes one out. The
+//! descriptor is readable exactly while it holds a token. The contract, level-triggered:
+//!
+//! * Records waiting imply that the descriptor is readable once the producer's send has returned, also
+//!   for a consumer that takes one record per wake-up.
+//! * A receive that leaves the queue empty leaves the descriptor unreadable, unless a token was under
+//!   way at that moment. It then wakes the consumer once for nothing.
+//!
+//! `armed` is the word the two sides share: set, it means that the consumer wants a token for the next
+//! record. A token is put in exactly once for each arming, and the consumer never takes out a token
+//! that is not its own by that count: taking one too many would lose a wake-up.
+//!
+//! The orderings are checked by the models in `doorbell/models.rs`, which fail without the fence and
+//! without the count.
+
+use crate::sync::{AtomicU32, Ordering, fence};
+
+#[cfg(all(test, loom))]
+mod models;
+
+/// The tokens in the descriptor that the consumer polls.
+pub(crate) trait Tokens {
+    /// Puts one token in.
+    fn put(&self);
+    /// Takes one token out; false when none is there.
+    fn take(&self) -> bool;
+}
+
+/// Value of `armed` when the consumer wants a token. A new channel starts with it.
+pub(crate) const ARMED: u32 = 1;
+const NOT_ARMED: u32 = 0;
+
+/// Producer: wakes the consumer if it wants that. Call it once for each published batch, after the
+/// store that published it. Returns whether a token was put in.
+pub(crate) fn ring(armed: &AtomicU32, tokens: &impl Tokens) -> bool {
+    // Pairs with the fence in `Waiter::try_sleep`: either the consumer's second look sees what was
+    // just published, or this side sees `armed` set. It must be the fence: two SeqCst accesses of
+    // different words would do on hardware, but loom does not model them as strong as that.
+    fence(Ordering::SeqCst);
+    // AcqRel on the exchange: of several producers one claims the token, ordered after the arming. A
+    // failed claim writes nothing, so it cannot be taken for one by the consumer's own exchange.
+    let claimed = armed.load(Ordering::Relaxed) == ARMED
+        && armed.compare_exchange(ARMED, NOT_ARMED, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    if claimed {
+        tokens.put();
+    }
+    claimed
+}
+
+/// The consumer's side of the doorbell.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    /// This side has set the shared word and has not learned yet that a producer took it.
+    armed: bool,
+    /// Tokens in the descriptor, or on their way into it, that are this side's to take out.
+    owned: u32,
+    /// Tokens claimed by producers so far: how often this side was woken.
+    pub(crate) claims: u64,
+}
+
+impl Waiter {
+    /// The consumer of a new channel, whose word is [`ARMED`].
+    pub(crate) const fn new() -> Self {
+        Self { armed: true, owned: 0, claims: 0 }
+    }
+
+    /// Notes a token that a producer has claimed since. Call it first in every receive.
+    pub(crate) fn enter(&mut self, armed: &AtomicU32) {
+        // Acquire pairs with the exchange in `ring`.
+        if self.armed && armed.load(Ordering::Acquire) == NOT_ARMED {
+            self.note_claim();
+        }
+    }
+
+    /// Call it when the queue looks empty. True: the consumer may sleep, the descriptor is unreadable.
+    /// False: `has_work` found something while arming, and the descriptor stays readable.
+    pub(crate) fn try_sleep(
+        &mut self,
+        armed: &AtomicU32,
+        tokens: &impl Tokens,
+        has_work: impl FnOnce() -> bool,
+    ) -> bool {
+        if !self.armed {
+            // Relaxed: the fence below orders it before the second look.
+            armed.store(ARMED, Ordering::Relaxed);
+            self.armed = true;
+            // Pairs with the fence in `ring`.
+            fence(Ordering::SeqCst);
+            if has_work() {
+                self.stay_awake(armed);
+                return false;
+            }
+        }
+        while self.owned > 0 && tokens.take() {
+            self.owned -= 1;
+        }
+        true
+    }
+
+    /// Call it when a receive leaves something in the queue: the descriptor must be readable. It is,
+    /// but for a token that the consumer spared the producer with [`stay_awake`](Self::stay_awake).
+    pub(crate) fn keep_readable(&mut self, tokens: &impl Tokens) {
+        if !self.armed && self.owned == 0 {
+            tokens.put();
+            self.owned = 1;
+        }
+    }
+
+    /// Takes the arming back, so that producers put no token in: the consumer looks by itself.
+    pub(crate) fn stay_awake(&mut self, armed: &AtomicU32) {
+        // AcqRel pairs with the exchange in `ring`: exactly one side gets the set word.
+        if self.armed {
+            if armed.swap(NOT_ARMED, Ordering::AcqRel) == NOT_ARMED {
+                self.note_claim();
+            } else {
+                self.armed = false;
+            }
+        }
+    }
+
+    fn note_claim(&mut self) {
+        self.armed = false;
+        self.owned += 1;
+        self.claims += 1;
+    }
+}

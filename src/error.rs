@@ -1,0 +1,229 @@
+//! What can go wrong, by operation.
+//!
+//! * Setting up and passing descriptors: [`Error`], which names the call and keeps its source.
+//! * Sending and replying: [`TrySendError`], which gives the value back.
+//! * Receiving: [`TryRecvError`]; what a peer did wrong is a [`Violation`] inside it.
+//! * Waiting for the queue to be read: [`DrainError`].
+//!
+//! Each has an `errno()`: what a C program on the same descriptor would see.
+
+use std::fmt;
+use std::io;
+
+use recordfd_uapi::{Format, RecordError};
+
+/// Setting up a channel or passing a descriptor failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An option has a value that no channel can have.
+    #[error("option {name} cannot be {value}: {reason}")]
+    Option {
+        /// The option.
+        name: &'static str,
+        /// Its value.
+        value: u64,
+        /// Why it cannot be.
+        reason: &'static str,
+    },
+    /// The transport cannot do what an option asks for.
+    #[error("the transport cannot do it: {reason}")]
+    Unsupported {
+        /// Why it cannot.
+        reason: &'static str,
+    },
+    /// The format named by the caller is not the one the type stands for.
+    #[error("the channel carries {found}, not {expected}")]
+    Format {
+        /// The format of the record type.
+        expected: Format,
+        /// The format named.
+        found: Format,
+    },
+    /// The descriptor is not a socket.
+    #[error("the descriptor is not a socket")]
+    NotASocket(#[source] io::Error),
+    /// The number is not that of a descriptor this process has inherited.
+    #[error("{number} is not an inherited descriptor")]
+    NotInherited {
+        /// The number.
+        number: i32,
+        /// What fcntl said; nothing when the descriptor is open but was made by this process.
+        source: Option<io::Error>,
+    },
+    /// A message came without the descriptor it should carry.
+    #[error("the message carries no descriptor")]
+    NoDescriptor,
+    /// The kernel cut descriptors off a message; those that did arrive were closed.
+    #[error("descriptors were cut off the message")]
+    DescriptorsCutOff,
+    /// The bytes that came with a descriptor do not describe a channel.
+    #[error("the message does not describe a channel")]
+    Description(#[source] RecordError),
+    /// The other side has hung up.
+    #[error("the other side has hung up")]
+    Closed,
+    /// A system call failed.
+    #[error("{call} failed")]
+    Os {
+        /// The call.
+        call: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn os(call: &'static str, source: impl Into<io::Error>) -> Self {
+        Self::Os { call, source: source.into() }
+    }
+
+    /// The errno a C program would see in the same place.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Option { .. } | Self::Format { .. } | Self::Description(_) => libc::EINVAL,
+            Self::Unsupported { .. } => libc::EOPNOTSUPP,
+            Self::NotASocket(_) => libc::ENOTSOCK,
+            Self::NotInherited { .. } => libc::EBADF,
+            Self::NoDescriptor => libc::ENODATA,
+            Self::DescriptorsCutOff => libc::EMFILE,
+            Self::Closed => libc::EPIPE,
+            Self::Os { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+        }
+    }
+}
+
+/// A record or reply was not accepted; it is given back.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum TrySendError<T> {
+    /// The queue is full now (`EAGAIN`).
+    Full(T),
+    /// Nobody will read it: the other side is gone (`EPIPE`).
+    Closed(T),
+    /// The system call failed for another reason.
+    Io(T, io::Error),
+}
+
+impl<T> TrySendError<T> {
+    /// The value that was not accepted.
+    pub fn into_inner(self) -> T {
+        match self {
+            Self::Full(value) | Self::Closed(value) | Self::Io(value, _) => value,
+        }
+    }
+
+    /// The errno of send(2) in the same place.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Full(_) => libc::EAGAIN,
+            Self::Closed(_) => libc::EPIPE,
+            Self::Io(_, source) => source.raw_os_error().unwrap_or(libc::EIO),
+        }
+    }
+
+    /// The same reason with another value.
+    pub(crate) fn with<U>(self, value: U) -> TrySendError<U> {
+        match self {
+            Self::Full(_) => TrySendError::Full(value),
+            Self::Closed(_) => TrySendError::Closed(value),
+            Self::Io(_, source) => TrySendError::Io(value, source),
+        }
+    }
+}
+
+impl<T> fmt::Display for TrySendError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full(_) => "the queue is full",
+            Self::Closed(_) => "the other side is gone",
+            Self::Io(..) => "sending failed",
+        })
+    }
+}
+
+impl<T: fmt::Debug> std::error::Error for TrySendError<T> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io(_, source) => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// There is nothing to receive.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TryRecvError {
+    /// Nothing is there now, or nothing came in time (`EAGAIN`).
+    #[error("nothing to receive")]
+    Empty,
+    /// The other side is gone and everything it sent has been received (read(2) gives 0).
+    #[error("the other side is gone")]
+    Closed,
+    /// The peer broke the format; the channel is of no further use (`EPROTO`).
+    #[error("the peer broke the format")]
+    PeerViolation(#[source] Violation),
+    /// The system call failed for another reason.
+    #[error("receiving failed")]
+    Io(#[source] io::Error),
+}
+
+impl TryRecvError {
+    /// The errno of recv(2) in the same place; 0 for end of file.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Empty => libc::EAGAIN,
+            Self::Closed => 0,
+            Self::PeerViolation(_) => libc::EPROTO,
+            Self::Io(source) => source.raw_os_error().unwrap_or(libc::EIO),
+        }
+    }
+}
+
+/// What a peer did wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Violation {
+    /// The bytes are not a record of the format.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The stream ended in the middle of a record.
+    #[error("the stream ends {found} bytes into a record of {size}")]
+    TornRecord {
+        /// Bytes of the record that came.
+        found: usize,
+        /// Bytes it should have.
+        size: usize,
+    },
+    /// A loss notice that stands for no loss.
+    #[error("a loss notice that stands for no lost record")]
+    NothingLost,
+}
+
+/// The queue was not read empty.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DrainError {
+    /// Not in time (`ETIMEDOUT`).
+    #[error("the queue was not read in time")]
+    Timeout,
+    /// The other side is gone; what it had read by then is not known (`EPIPE`).
+    #[error("the other side is gone")]
+    Closed,
+    /// A system call failed.
+    #[error("waiting failed")]
+    Io(#[source] io::Error),
+}
+
+impl DrainError {
+    /// The errno a C program would see in the same place.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Timeout => libc::ETIMEDOUT,
+            Self::Closed => libc::EPIPE,
+            Self::Io(source) => source.raw_os_error().unwrap_or(libc::EIO),
+        }
+    }
+}

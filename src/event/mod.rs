@@ -1,0 +1,173 @@
+//! Event channels: a stream of typed records one way, a stream of replies the other, on one descriptor.
+//!
+//! Records are never merged and never reordered, and 0 is a value like any other. The queue is bounded.
+//! A sender chooses for each record whether it wants it back when the queue is full
+//! ([`Sender::try_send`]) or drops a record then ([`Sender::post`]). What is dropped is counted and
+//! comes to the receiver in its place in the stream: [`Received`] says how many were lost before a
+//! record, or since the last one.
+//!
+//! Either side may make a channel and give the other end away:
+//!
+//! | | keeps the sender | keeps the receiver |
+//! |---|---|---|
+//! | threads of one process | [`channel`] gives both | |
+//! | another process | [`socket`] | [`socket_receiver`] |
+//!
+//! The end given away is an [`UnattachedEnd`], attached with [`Receiver::from_socket`] or
+//! [`Sender::from_socket`].
+//!
+//! # Waiting
+//!
+//! Every end is one descriptor ([`AsFd`](std::os::fd::AsFd)), level-triggered: while something waits
+//! to be received it is readable, even if each wake-up takes only one record, and once everything has
+//! been received it is not. It may become readable once with nothing to receive. When the other side
+//! is gone it stays readable for ever. With edge-triggered epoll, receive until
+//! [`TryRecvError::Empty`](crate::TryRecvError::Empty) after each event.
+//!
+//! # Fork
+//!
+//! An end crosses fork and exec only as a descriptor that is attached on the other side. In a child
+//! that merely inherited the memory of an attached end, the end must not be used; dropping it there
+//! does nothing to the channel.
+
+mod receiver;
+mod sender;
+
+pub use receiver::{Received, Receiver, ReceiverCounters};
+pub use sender::{Sender, SenderCounters};
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use recordfd_uapi::{ChannelInfo, Event, EventRecord, Format, Transport};
+
+use crate::channel::{Options, Overflow, UnattachedEnd};
+use crate::error::Error;
+#[cfg(feature = "local")]
+use crate::transport::local;
+use crate::transport::{Rx, RxCarrier, Tx, socket as carrier};
+
+/// Makes a channel between threads of this process; the sender can be cloned.
+///
+/// # Errors
+///
+/// [`Error::Option`] for a depth out of range, [`Error::Os`] when no descriptor can be had.
+///
+/// # Examples
+///
+/// ```
+/// use recordfd::event::{self, Received};
+/// use recordfd::uapi::{Le64, Tegra241CmdqvEvent};
+/// use recordfd::{Options, TryRecvError};
+///
+/// let (tx, mut rx) = event::channel::<Tegra241CmdqvEvent>(&Options::new())?;
+/// let event = Tegra241CmdqvEvent { lvcmdq_err_map: [Le64::new(1), Le64::new(0)] };
+/// tx.try_send(event)?;
+/// drop(tx);
+/// assert!(matches!(rx.try_recv()?, Received::Record { record, .. } if record == event));
+/// assert!(matches!(rx.try_recv(), Err(TryRecvError::Closed)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[cfg(feature = "local")]
+pub fn channel<R: EventRecord>(options: &Options) -> Result<(Sender<R>, Receiver<R>), Error> {
+    options.check()?;
+    let (records_tx, records_rx) = local::direction::<Event<R>>(options.depth)?;
+    let (replies_tx, replies_rx) = local::direction::<R::Reply>(options.reply_depth)?;
+    let sender = Sender::new(
+        Tx::Local(records_tx),
+        Rx::new(RxCarrier::Local(replies_rx), options.busy_poll),
+        options.overflow,
+    );
+    let receiver =
+        Receiver::new(Rx::new(RxCarrier::Local(records_rx), options.busy_poll), Tx::Local(replies_tx));
+    Ok((sender, receiver))
+}
+
+/// Makes a channel to another process: this one keeps the sender and gives the receiver's end away.
+///
+/// # Errors
+///
+/// [`Error::Option`] for a depth out of range, [`Error::Unsupported`] for [`Overflow::DropOldest`],
+/// [`Error::Os`] when no socket can be had.
+///
+/// # Examples
+///
+/// ```
+/// use recordfd::Options;
+/// use recordfd::event::{self, Received, Receiver};
+/// use recordfd::uapi::{AcpiNotify, FixedText, Format};
+///
+/// let (tx, end) = event::socket::<AcpiNotify>(&Options::new())?;
+/// // `end` goes to the other process, which attaches it:
+/// let mut rx = Receiver::<AcpiNotify>::from_socket(end.into(), Format::ACPI_NOTIFY_V1)?;
+///
+/// let bus_check = AcpiNotify {
+///     dev_id: 0,
+///     value: 0,
+///     data: 0,
+///     cookie: 0,
+///     bus_id: FixedText::new("ACPI0003:00")?,
+///     device_class: FixedText::new("ac_adapter")?,
+/// };
+/// tx.try_send(bus_check)?;
+/// assert!(matches!(rx.recv()?, Received::Record { record, .. } if record == bus_check));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn socket<R: EventRecord>(options: &Options) -> Result<(Sender<R>, UnattachedEnd), Error> {
+    options.check()?;
+    if options.overflow == Overflow::DropOldest {
+        let reason = "what was written to a socket cannot be taken back to drop the oldest";
+        return Err(Error::Unsupported { reason });
+    }
+    let (near, far) = carrier::pair()?;
+    let depth = carrier::set_depth::<Event<R>>(&near, options.depth)?;
+    carrier::set_depth::<R::Reply>(&far, options.reply_depth)?;
+    let near = Arc::new(near);
+    let replies = Rx::new(RxCarrier::Socket(carrier::Rx::new(near.clone())), options.busy_poll);
+    let sender = Sender::new(Tx::Socket(carrier::Tx::new(near, Some(depth))), replies, options.overflow);
+    Ok((sender, UnattachedEnd::new(far, ChannelInfo::new(R::FORMAT, Transport::SOCKET, depth))))
+}
+
+/// Makes a channel to another process: this one keeps the receiver and gives the sender's end away.
+///
+/// This is the way for untrusted devices: the VMM makes the channel and hands the producing end out.
+///
+/// # Errors
+///
+/// [`Error::Option`] for a depth out of range, [`Error::Os`] when no socket can be had.
+///
+/// # Examples
+///
+/// ```
+/// use recordfd::Options;
+/// use recordfd::event::{self, Sender};
+/// use recordfd::uapi::{Le64, Smmuv3Event};
+///
+/// let (mut rx, end) = event::socket_receiver::<Smmuv3Event>(&Options::new().depth(64))?;
+/// let info = end.info();
+/// // `end` and `info` go to the other process, which attaches it:
+/// let tx = Sender::<Smmuv3Event>::from_socket(end.into(), info.format, info.depth)?;
+/// tx.try_send(Smmuv3Event { evt: [Le64::new(4); 4] })?;
+/// assert_eq!(rx.try_recv()?.lost(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn socket_receiver<R: EventRecord>(options: &Options) -> Result<(Receiver<R>, UnattachedEnd), Error> {
+    options.check()?;
+    let (near, far) = carrier::pair()?;
+    let depth = carrier::set_depth::<Event<R>>(&far, options.depth)?;
+    let reply_depth = carrier::set_depth::<R::Reply>(&near, options.reply_depth)?;
+    let near = Arc::new(near);
+    let receiver = Receiver::new(
+        Rx::new(RxCarrier::Socket(carrier::Rx::new(near.clone())), options.busy_poll),
+        Tx::Socket(carrier::Tx::new(near, Some(reply_depth))),
+    );
+    Ok((receiver, UnattachedEnd::new(far, ChannelInfo::new(R::FORMAT, Transport::SOCKET, depth))))
+}
+
+/// Checks that `format` is the one `R` stands for and takes `socket` for a channel.
+fn adopt<R: EventRecord>(socket: OwnedFd, format: Format) -> Result<Arc<OwnedFd>, Error> {
+    if format != R::FORMAT {
+        return Err(Error::Format { expected: R::FORMAT, found: format });
+    }
+    carrier::adopt(socket)
+}

@@ -1,0 +1,237 @@
+//! The end that takes events.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use recordfd_uapi::{Event, EventRecord, Format, LossMeter, Payload, Sequence};
+
+use super::adopt;
+use crate::error::{Error, TryRecvError, TrySendError, Violation};
+use crate::transport::{Rx, RxCarrier, Tx, socket as carrier};
+
+/// What a receive brings: always one item of the stream, in order.
+///
+/// A loss in the middle of the stream comes with the record that reveals it, so that nothing is ever
+/// held back behind a descriptor that no longer reads as readable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received<R> {
+    /// The next record.
+    Record {
+        /// Records lost right before this one; mostly 0.
+        lost: u32,
+        /// Its number, which counts lost records too.
+        sequence: Sequence,
+        /// What happened.
+        record: R,
+    },
+    /// Records were lost and none was accepted since.
+    Lost {
+        /// How many; 0 only to one who joined in the middle and cannot know.
+        count: u32,
+    },
+}
+
+impl<R> Received<R> {
+    /// Records lost at this place of the stream.
+    pub fn lost(&self) -> u32 {
+        match self {
+            Self::Record { lost, .. } => *lost,
+            Self::Lost { count } => *count,
+        }
+    }
+
+    /// The record, if this is one.
+    pub fn record(&self) -> Option<&R> {
+        match self {
+            Self::Record { record, .. } => Some(record),
+            Self::Lost { .. } => None,
+        }
+    }
+}
+
+impl<R> Default for Received<R> {
+    /// Nothing lost and no record: to fill a buffer with before the first receive.
+    fn default() -> Self {
+        Self::Lost { count: 0 }
+    }
+}
+
+/// The receiving end of an event channel.
+#[derive(Debug)]
+pub struct Receiver<R: EventRecord> {
+    rx: Rx<Event<R>>,
+    replies: Tx<R::Reply>,
+    meter: LossMeter,
+    counters: ReceiverCounters,
+}
+
+static_assertions::assert_impl_all!(Receiver<recordfd_uapi::AcpiNotify>: Send);
+
+/// What a receiver has seen so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReceiverCounters {
+    /// Records received.
+    pub received: u64,
+    /// Records lost, as far as the stream has told yet.
+    pub dropped: u64,
+    /// Replies accepted.
+    pub replies: u64,
+    /// Times this end was woken: tokens it was sent on the local transport, blocking receives that had
+    /// to sleep on a socket.
+    pub wake_ups: u64,
+    /// The most items found waiting at once: the queue's length on the local transport, what one read
+    /// brought on a socket.
+    pub high_water: u64,
+}
+
+impl<R: EventRecord> Receiver<R> {
+    pub(super) fn new(rx: Rx<Event<R>>, replies: Tx<R::Reply>) -> Self {
+        Self { rx, replies, meter: LossMeter::from_start(), counters: ReceiverCounters::default() }
+    }
+
+    /// Attaches the receiver's end of a channel that another process has made, as its first reader.
+    ///
+    /// `format` is what the maker told; nothing is guessed from the descriptor. Only fcntl(2) and
+    /// recvmsg(2) are called.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Format`] when `R` is not of `format`, [`Error::NotASocket`], [`Error::Os`].
+    pub fn from_socket(socket: OwnedFd, format: Format) -> Result<Self, Error> {
+        let socket = adopt::<R>(socket, format)?;
+        let rx = Rx::new(RxCarrier::Socket(carrier::Rx::new(socket.clone())), Duration::ZERO);
+        Ok(Self::new(rx, Tx::Socket(carrier::Tx::new(socket, None))))
+    }
+
+    /// Attaches an end that another receiver has read from before, between two records.
+    ///
+    /// The first record is the baseline: what was lost before it is not known.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_socket`](Self::from_socket).
+    pub fn join_socket(socket: OwnedFd, format: Format) -> Result<Self, Error> {
+        Ok(Self { meter: LossMeter::from_now(), ..Self::from_socket(socket, format)? })
+    }
+
+    /// Sets how long a blocking receive looks for records before it sleeps; see
+    /// [`Options::busy_poll`](crate::Options::busy_poll).
+    pub fn set_busy_poll(&mut self, busy_poll: Duration) {
+        self.rx.set_busy_poll(busy_poll);
+    }
+
+    /// Receives the next item without waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`TryRecvError::Empty`] when nothing is there, [`TryRecvError::Closed`] when the sender is gone
+    /// and everything was received, [`TryRecvError::PeerViolation`] when the peer broke the format.
+    pub fn try_recv(&mut self) -> Result<Received<R>, TryRecvError> {
+        let mut item = [Received::default()];
+        match self.recv_batch(&mut item)? {
+            0 => Err(TryRecvError::Empty),
+            _ => Ok(item[0]),
+        }
+    }
+
+    /// Receives as many items as wait and fit into `items`, without waiting; returns how many.
+    ///
+    /// On a socket this is one read(2) of up to 16 KiB.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_recv`](Self::try_recv), and only when there was no item.
+    pub fn recv_batch(&mut self, items: &mut [Received<R>]) -> Result<usize, TryRecvError> {
+        let (meter, counters) = (&mut self.meter, &mut self.counters);
+        let mut slots = items.iter_mut();
+        let received = self.rx.recv(slots.len(), |event| {
+            let item = take(meter, &event)?;
+            counters.dropped += u64::from(item.lost());
+            counters.received += u64::from(item.record().is_some());
+            if let Some(slot) = slots.next() {
+                *slot = item;
+            }
+            Ok(())
+        })?;
+        if let (Some(sequence), Some(slot)) = (received.tail_loss, slots.next()) {
+            let count = self.meter.lost_header(sequence);
+            self.counters.dropped += u64::from(count);
+            *slot = Received::Lost { count };
+        }
+        self.counters.high_water = self.counters.high_water.max(received.found as u64);
+        Ok(received.items())
+    }
+
+    /// Receives the next item; waits for it without limit.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_recv`](Self::try_recv), but never [`TryRecvError::Empty`].
+    pub fn recv(&mut self) -> Result<Received<R>, TryRecvError> {
+        self.recv_until(None)
+    }
+
+    /// Receives the next item; waits for it at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_recv`](Self::try_recv); [`TryRecvError::Empty`] when nothing came in time.
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Received<R>, TryRecvError> {
+        self.recv_until(Instant::now().checked_add(timeout))
+    }
+
+    fn recv_until(&mut self, deadline: Option<Instant>) -> Result<Received<R>, TryRecvError> {
+        loop {
+            match self.try_recv() {
+                Err(TryRecvError::Empty) => {}
+                outcome => return outcome,
+            }
+            if !self.rx.wait(deadline).map_err(TryRecvError::Io)? {
+                return Err(TryRecvError::Empty);
+            }
+            self.counters.wake_ups += 1;
+        }
+    }
+
+    /// Sends a reply on the same descriptor. Any number may be sent for one cookie.
+    ///
+    /// # Errors
+    ///
+    /// [`TrySendError::Full`] while the sender has too many unread, [`TrySendError::Closed`] when it is
+    /// gone, [`TrySendError::Io`]; the reply is given back.
+    pub fn reply(&mut self, reply: R::Reply) -> Result<(), TrySendError<R::Reply>>
+    where
+        R::Reply: Payload,
+    {
+        self.replies.send(1, |_| reply).map_err(|error| error.with(reply))?;
+        self.counters.replies += 1;
+        Ok(())
+    }
+
+    /// What was seen so far.
+    pub fn counters(&self) -> ReceiverCounters {
+        let wake_ups = self.rx.wake_ups().unwrap_or(self.counters.wake_ups);
+        ReceiverCounters { wake_ups, ..self.counters }
+    }
+}
+
+/// The item that `event` is, after what `meter` has seen.
+fn take<R: EventRecord>(meter: &mut LossMeter, event: &Event<R>) -> Result<Received<R>, Violation> {
+    let sequence = event.sequence();
+    if !event.is_lost() {
+        let lost = meter.record(sequence);
+        return Ok(Received::Record { lost, sequence, record: event.payload });
+    }
+    let joining = *meter == LossMeter::from_now();
+    match meter.lost_header(sequence) {
+        0 if !joining => Err(Violation::NothingLost),
+        count => Ok(Received::Lost { count }),
+    }
+}
+
+impl<R: EventRecord> AsFd for Receiver<R> {
+    /// The descriptor to poll for records and for the sender's end.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.rx.as_fd()
+    }
+}

@@ -1,0 +1,21 @@
+//! The atomics and locks everything is built from: std's, or loom's when it checks the models.
+
+use std::sync::PoisonError;
+
+#[cfg(loom)]
+use loom::sync as base;
+#[cfg(not(loom))]
+use std::sync as base;
+
+#[cfg(feature = "local")]
+pub(crate) use base::{
+    Condvar,
+    atomic::{AtomicBool, AtomicU32, Ordering, fence},
+};
+pub(crate) use base::{Mutex, MutexGuard};
+
+/// Locks `mutex`. A panic while it was held is no reason to stop: no code of a user runs under our
+/// locks, and what they guard is whole after each step.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
