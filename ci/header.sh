@@ -28,7 +28,8 @@ install_missing() {
 	[ ${#packages[@]} -eq 0 ] && return
 	if [ "$(id -u)" -ne 0 ]; then
 		skip "only root can install ${packages[*]}"
-	elif ! { apt-get update && apt-get install -y --no-install-recommends "${packages[@]}"; } >"$work/log" 2>&1; then
+	elif ! { apt-get update && apt-get install -y --no-install-recommends "${packages[@]}"; } \
+		>"$work/log" 2>&1; then
 		skip "apt-get could not install ${packages[*]}"
 	fi
 }
@@ -42,7 +43,7 @@ check() {
 		return
 	fi
 	local files=("$work/alone.c" uapi/tests/c/helpers.c examples/c/read_records.c)
-	if echo '#include <linux/iommufd.h>' >"$work/probe.c" && "$@" -c -o "$work/out" "$work/probe.c" 2>"$work/log"; then
+	if "$@" -c -o "$work/out" "$work/probe.c" 2>"$work/log"; then
 		files+=("$work/iommufd.c")
 	else
 		skip "$title finds no <linux/iommufd.h>"
@@ -58,6 +59,7 @@ check() {
 }
 
 echo '#include <recordfd.h>' >"$work/alone.c"
+echo '#include <linux/iommufd.h>' >"$work/probe.c"
 printf '#include <linux/iommufd.h>\n#include <recordfd.h>\n' >"$work/iommufd.c"
 
 if ! works gcc; then

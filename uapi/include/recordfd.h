@@ -676,8 +676,8 @@ static inline void recordfd_iter_init(struct recordfd_iter *it, const void *buff
  * Return: 1 for a record, 0 at the end, -EINVAL when the rest is not a whole record or the
  *         sequence number is above RECORDFD_SEQUENCE_MAX.
  */
-static inline int recordfd_iter_next(struct recordfd_iter *it, struct recordfd_event_header *header,
-				     const void **payload)
+static inline int recordfd_iter_next(struct recordfd_iter *it,
+				     struct recordfd_event_header *header, const void **payload)
 {
 	size_t size = it->record_size;
 	int bare;
@@ -687,7 +687,8 @@ static inline int recordfd_iter_next(struct recordfd_iter *it, struct recordfd_e
 	if (it->rest < sizeof(*header) || size < sizeof(*header))
 		return -EINVAL;
 	memcpy(header, it->next, sizeof(*header));
-	bare = (it->flags & RECORDFD_ITER_LINUX) && (header->flags & RECORDFD_EVENT_FLAG_LOST_EVENTS);
+	bare = (it->flags & RECORDFD_ITER_LINUX) &&
+	       (header->flags & RECORDFD_EVENT_FLAG_LOST_EVENTS);
 	if (bare)
 		size = sizeof(*header);
 	if (it->rest < size || header->sequence > RECORDFD_SEQUENCE_MAX)
@@ -744,7 +745,8 @@ static inline void recordfd_group_init(struct recordfd_group *group, struct reco
  *         -EINVAL for cookie 0 or another cookie in the middle of a group, -E2BIG when the group
  *         has more faults than fit.
  */
-static inline int recordfd_group_add(struct recordfd_group *group, const struct recordfd_pgfault *fault)
+static inline int recordfd_group_add(struct recordfd_group *group,
+				     const struct recordfd_pgfault *fault)
 {
 	__u32 open = group->complete ? 0 : group->cookie;
 
@@ -771,8 +773,8 @@ static inline int recordfd_group_add(struct recordfd_group *group, const struct 
  *
  * Return: The answer, to be sent once.
  */
-static inline struct recordfd_page_response recordfd_group_response(const struct recordfd_group *group,
-								    __u32 code)
+static inline struct recordfd_page_response
+recordfd_group_response(const struct recordfd_group *group, __u32 code)
 {
 	struct recordfd_page_response response;
 

@@ -177,8 +177,13 @@ fn word(text: &str) -> String {
 
 fn declared(header: &str) -> Declared {
     let mut declared = Declared::default();
+    let code = without_comments(header);
+    for function in code.split("static inline ").skip(1) {
+        let name = function.split('(').next().unwrap().rsplit([' ', '*', '\n']).next().unwrap();
+        declared.functions.insert(name.into());
+    }
     let mut inside = None;
-    for line in without_comments(header).lines() {
+    for line in code.lines() {
         let line = line.trim();
         assert!(
             !["enum ", "union ", "typedef "].iter().any(|other| line.starts_with(other)),
@@ -191,9 +196,6 @@ fn declared(header: &str) -> Declared {
             inside = Some(name.to_owned());
         } else if line == "};" {
             inside = None;
-        } else if let Some(function) = line.strip_prefix("static inline ") {
-            let name = function.split('(').next().unwrap().rsplit([' ', '*']).next().unwrap();
-            declared.functions.insert(name.into());
         } else if let Some(name) = &inside {
             let last = line.rsplit([' ', '*']).next().unwrap();
             assert!(!line.contains(',') && last.ends_with(';'), "this parser does not know: {line}");

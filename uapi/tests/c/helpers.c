@@ -6,7 +6,7 @@
  *   loss LAST SEQUENCE                 lost before, lost through
  *   sizes FORMAT                       record size, reply size
  *   text HEX                           length of the text
- *   iter SIZE FLAGS SHIFT HEX          the walk: FLAGS/SEQUENCE/PAYLOAD ..., last result, its repetition, rest
+ *   iter SIZE FLAGS SHIFT HEX          FLAGS/SEQUENCE/PAYLOAD ..., last result twice, bytes left
  *   room COUNT                         new group collector
  *   add FLAGS COOKIE ADDRESS           result, count, complete, address of the last page kept
  *   respond CODE                       cookie, code

@@ -34,6 +34,7 @@ pub(crate) fn compile_with(
     let program = dir.join(name);
     fs::write(&file, source).unwrap();
     let output = Command::new(compiler)
+        .env("LC_ALL", "C")
         .args(flags)
         .arg("-I")
         .arg(include)
