@@ -1,1 +1,283 @@
-fn main() {}
+//! Time per record of the local and socket transports, against what is used in their place.
+//!
+//! `cargo bench --bench channel` times every contender with criterion, then prints a table of medians
+//! of interleaved rounds, which is what ratios are read from: the rounds of all contenders alternate,
+//! so that a machine whose speed drifts slows all of them alike.
+
+use std::collections::VecDeque;
+use std::hint::{black_box, spin_loop};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput};
+use crossbeam_queue::ArrayQueue;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use recordfd::event::{self, Received, Receiver, Sender};
+use recordfd::uapi::{AcpiNotify, FixedText, Format};
+use recordfd::{Options, TryRecvError};
+
+/// Records sent before the sender waits for the consumer to catch up; the queue holds twice as many.
+const BURST: usize = 4096;
+const BATCH: usize = 64;
+/// Rounds of the table.
+const ROUNDS: usize = 51;
+
+fn record() -> AcpiNotify {
+    AcpiNotify {
+        dev_id: 1,
+        value: 0x81,
+        data: 0,
+        cookie: 0,
+        bus_id: FixedText::new("PNP0C0A:00").expect("it fits"),
+        device_class: FixedText::new("battery").expect("it fits"),
+    }
+}
+
+/// What a busy consumer does with a record: a few hundred nanoseconds of work, so that it is always
+/// behind the sender.
+fn handle(record: &AcpiNotify) {
+    black_box(record);
+    for _ in 0..100 {
+        spin_loop();
+    }
+}
+
+/// Sends `count` records in bursts with `burst`, timed, to a consumer that runs `consume` on a thread of
+/// its own; returns the sender's time.
+fn sender_time(
+    count: usize,
+    handled: &AtomicUsize,
+    mut burst: impl FnMut(usize),
+    finish: impl FnOnce(),
+    consume: impl FnOnce() + Send,
+) -> Duration {
+    thread::scope(|scope| {
+        let consumer = scope.spawn(consume);
+        let mut total = Duration::ZERO;
+        let mut sent = 0;
+        while sent < count {
+            let records = BURST.min(count - sent);
+            let began = Instant::now();
+            burst(records);
+            total += began.elapsed();
+            sent += records;
+            while handled.load(Ordering::Acquire) < sent {
+                thread::yield_now();
+            }
+        }
+        finish();
+        consumer.join().expect("the consumer does not panic");
+        total
+    })
+}
+
+/// The local channel; `batch` records to a call.
+fn local(count: usize, batch: usize) -> Duration {
+    let (tx, mut rx) =
+        event::channel::<AcpiNotify>(&Options::new().depth(2 * BURST as u32)).expect("a channel");
+    let handled = AtomicUsize::new(0);
+    let records = [record(); BATCH];
+    let mut tx = Some(tx);
+    let sender = tx.clone().expect("it is there");
+    let burst = |records_left: usize| {
+        if batch == 1 {
+            (0..records_left).for_each(|_| sender.try_send(records[0]).expect("there is room"));
+        } else {
+            let mut left = records_left;
+            while left > 0 {
+                left -= sender.send_batch(&records[..batch.min(left)]).expect("there is room");
+            }
+        }
+    };
+    let finish = || drop(tx.take());
+    let consume = || {
+        let mut items = [Received::default(); BATCH];
+        let mut seen = 0;
+        while seen < count {
+            match rx.recv() {
+                Ok(item) => item.record().into_iter().for_each(handle),
+                Err(error) => panic!("{error}"),
+            }
+            seen += 1;
+            loop {
+                match rx.recv_batch(&mut items) {
+                    Ok(got) => {
+                        items[..got].iter().filter_map(Received::record).for_each(handle);
+                        seen += got;
+                        handled.store(seen, Ordering::Release);
+                    }
+                    Err(TryRecvError::Empty) => break,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            handled.store(seen, Ordering::Release);
+        }
+    };
+    sender_time(count, &handled, burst, finish, consume)
+}
+
+/// The usual side structure: a list with a lock, and an eventfd written for each record.
+fn eventfd_and_list(count: usize) -> Duration {
+    let list = Mutex::new(VecDeque::with_capacity(2 * BURST));
+    let eventfd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).expect("an eventfd");
+    let handled = AtomicUsize::new(0);
+    let burst = |records: usize| {
+        for _ in 0..records {
+            list.lock().expect("not poisoned").push_back(record());
+            eventfd.write(1).expect("the counter has room");
+        }
+    };
+    let consume = || {
+        let mut seen = 0;
+        while seen < count {
+            eventfd.read().expect("an eventfd can be read");
+            loop {
+                let next = list.lock().expect("not poisoned").pop_front();
+                let Some(next) = next else { break };
+                handle(&next);
+                seen += 1;
+                handled.store(seen, Ordering::Release);
+            }
+        }
+    };
+    sender_time(count, &handled, burst, || (), consume)
+}
+
+/// A queue alone: no number, no descriptor, no way to sleep.
+fn array_queue(count: usize) -> Duration {
+    let queue = ArrayQueue::new(2 * BURST);
+    let handled = AtomicUsize::new(0);
+    let burst = |records: usize| {
+        (0..records).for_each(|_| queue.push(record()).expect("there is room"));
+    };
+    let consume = || {
+        let mut seen = 0;
+        while seen < count {
+            match queue.pop() {
+                Some(next) => handle(&next),
+                None => {
+                    spin_loop();
+                    continue;
+                }
+            }
+            seen += 1;
+            handled.store(seen, Ordering::Release);
+        }
+    };
+    sender_time(count, &handled, burst, || (), consume)
+}
+
+fn socket_pair() -> (Sender<AcpiNotify>, Receiver<AcpiNotify>) {
+    let (tx, end) = event::socket::<AcpiNotify>(&Options::new()).expect("a socket");
+    let rx = Receiver::from_socket(end.into(), Format::ACPI_NOTIFY_V1).expect("it is one");
+    (tx, rx)
+}
+
+/// Sends and receives on one thread, `batch` records to a call: the cost of both sides.
+fn there_and_back(
+    (tx, mut rx): (Sender<AcpiNotify>, Receiver<AcpiNotify>),
+    count: usize,
+    batch: usize,
+) -> Duration {
+    let records = [record(); BATCH];
+    let mut items = [Received::default(); BATCH];
+    let began = Instant::now();
+    let mut left = count;
+    while left > 0 {
+        let sent = tx.send_batch(&records[..batch.min(left)]).expect("there is room");
+        assert_eq!(rx.recv_batch(&mut items[..batch]).expect("a record waits"), sent);
+        black_box(&items);
+        left -= sent;
+    }
+    began.elapsed()
+}
+
+fn local_pair() -> (Sender<AcpiNotify>, Receiver<AcpiNotify>) {
+    event::channel::<AcpiNotify>(&Options::new()).expect("a channel")
+}
+
+/// The side structure on one thread.
+fn eventfd_there_and_back(count: usize) -> Duration {
+    let list = Mutex::new(VecDeque::with_capacity(BATCH));
+    let eventfd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).expect("an eventfd");
+    let began = Instant::now();
+    for _ in 0..count {
+        list.lock().expect("not poisoned").push_back(record());
+        eventfd.write(1).expect("the counter has room");
+        eventfd.read().expect("an eventfd can be read");
+        black_box(list.lock().expect("not poisoned").pop_front());
+    }
+    began.elapsed()
+}
+
+/// A system call that does next to nothing, as a measure of the machine.
+fn getppid(count: usize) -> Duration {
+    let began = Instant::now();
+    (0..count).for_each(|_| {
+        black_box(nix::unistd::getppid());
+    });
+    began.elapsed()
+}
+
+type Contender = (&'static str, fn(usize) -> Duration);
+
+/// The sender's time while the consumer is busy. The first is the rival that ratios are against.
+const SENDER: [Contender; 4] = [
+    ("eventfd + Mutex<VecDeque>", eventfd_and_list),
+    ("bare ArrayQueue", array_queue),
+    ("recordfd local, one at a time", |count| local(count, 1)),
+    ("recordfd local, batches of 64", |count| local(count, BATCH)),
+];
+
+/// Both sides on one thread, a wake-up for each call.
+const BOTH_SIDES: [Contender; 6] = [
+    ("eventfd + Mutex<VecDeque>", eventfd_there_and_back),
+    ("recordfd local, one at a time", |count| there_and_back(local_pair(), count, 1)),
+    ("recordfd local, batches of 64", |count| there_and_back(local_pair(), count, BATCH)),
+    ("recordfd socket, one at a time", |count| there_and_back(socket_pair(), count, 1)),
+    ("recordfd socket, batches of 64", |count| there_and_back(socket_pair(), count, BATCH)),
+    ("one getppid()", getppid),
+];
+
+fn with_criterion(criterion: &mut Criterion, name: &str, contenders: &[Contender]) {
+    let mut group = criterion.benchmark_group(name);
+    group.throughput(Throughput::Elements(1));
+    for (name, run) in contenders {
+        group.bench_function(*name, |bencher| {
+            bencher.iter_custom(|count| run(usize::try_from(count).expect("64 bits")));
+        });
+    }
+    group.finish();
+}
+
+fn table(title: &str, contenders: &[Contender], count: usize) {
+    let mut times = vec![Vec::new(); contenders.len()];
+    for _ in 0..ROUNDS {
+        for ((_, run), times) in contenders.iter().zip(&mut times) {
+            times.push(run(count).as_nanos() as f64 / count as f64);
+        }
+    }
+    println!("\n{title}: ns per record, median of {ROUNDS} interleaved rounds of {count}");
+    let mut rival = None;
+    for ((name, _), times) in contenders.iter().zip(&mut times) {
+        times.sort_by(f64::total_cmp);
+        let (least, median, most) = (times[0], times[ROUNDS / 2], times[ROUNDS - 1]);
+        let rival = *rival.get_or_insert(median);
+        let ratio = rival / median;
+        println!("  {name:32} {median:8.1}  ({least:.1} to {most:.1})  {ratio:5.2}x less than the rival");
+    }
+}
+
+fn main() {
+    let mut criterion =
+        Criterion::default().measurement_time(Duration::from_secs(3)).sample_size(30).configure_from_args();
+    with_criterion(&mut criterion, "sender, consumer busy", &SENDER);
+    with_criterion(&mut criterion, "both sides", &BOTH_SIDES);
+    criterion.final_summary();
+    if std::env::args().any(|argument| argument == "--bench") {
+        table("sender's time, consumer busy", &SENDER, 4 * BURST);
+        table("both sides on one thread", &BOTH_SIDES, 4 * BURST);
+    }
+}
