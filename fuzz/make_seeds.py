@@ -86,6 +86,7 @@ def records(log):
     error = words(3, 5) + struct.pack("<HH", 1, 2) + words(0x5, 0x4000, 0, 1, 2, 3, 4)
     record("PciError", "pci.error", error)
     record("Event<PciError>", "pci.event", words(0, 3) + error)
+    record("Event<PciError>", "pci.cancelled", words(CANCELLED, 4) + error)
     record("PciErrorResult", "pci.result", words(5, 3))
     request = words(3, 6, 1, 0)
     record("DeviceRequest", "device.request", request)
@@ -95,6 +96,7 @@ def records(log):
     record("Mixed", "mixed.acpi", words(4 << 16 | 1, 0, 1, 2, 0, 2) + notify)
     record("Mixed", "mixed.pgfault", words(1 << 16 | 1, 0, 2, 3) + fault.ljust(64, b"\0"))
     record("Mixed", "mixed.lost", words(0, LOST, 5, 0) + bytes(64))
+    record("Mixed", "mixed.lost_with_source", words(0, LOST, 5, 3) + bytes(64))
     record("ChannelInfo", "channel_info", words(4 << 16 | 1, 2, 64, 0))
 
 
@@ -120,7 +122,10 @@ def netlink(log):
     # An attribute the kernel may add one day, of a length that needs padding, before the event.
     longer = words(len(message) + 8) + message[4:20] + bytes([7, 0, 99, 0, 1, 2, 3, 0]) + message[20:]
     write("netlink", "unknown_attribute", longer + message)
-    write("netlink", "control_done", words(20) + struct.pack("<HH", 3, 2) + words(1, 0, 0))
+    done = words(20) + struct.pack("<HH", 3, 2) + words(1, 0, 0)
+    write("netlink", "control_done", done)
+    foreign = message[:16] + b"\2" + message[17:]
+    write("netlink", "between_others", done + message + foreign + message + message[:50])
     write("netlink", "cut_off", message[:50])
 
 

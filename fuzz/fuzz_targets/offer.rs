@@ -33,6 +33,14 @@ fuzz_target!(|bytes: &[u8]| {
                 }
                 _ => assert_eq!(error.errno(), EINVAL),
             }
+            if let OfferError::TooShort { found, needed } = error {
+                // One of the two numbers is the length that came, or the one the offer says it has.
+                let said = if bytes.len() < Offer::MIN_SIZE { bytes.len() } else { word(bytes, 0) as usize };
+                let shorter =
+                    if said < Offer::MIN_SIZE { (said, Offer::MIN_SIZE) } else { (bytes.len(), said) };
+                assert_eq!((found, needed), shorter);
+                assert!(found < needed);
+            }
             // What fits and has no tail can only be wrong in a reserved field.
             if fits && unknown.is_none() {
                 assert!(matches!(error, OfferError::Reserved { .. }));

@@ -23,28 +23,38 @@ impl Payload for Selftest {
     const FLAGS: EventFlags = EventFlags::all();
 }
 
+const LOST_EVENTS: u32 = 1;
+const CANCELLED: u32 = 2;
+
 /// What a format promises beyond its length, stated by byte offsets.
 #[derive(Clone, Copy)]
 struct Promise {
     /// Where flags and sequence number are, if the item has them.
     header: Option<usize>,
-    /// Whether flags that we do not know are refused.
-    own_flags: bool,
-    /// Where the part begins that is zero when the flags say `LOST_EVENTS`.
-    lost_payload: usize,
+    /// Flags that are not refused.
+    flags: u32,
+    /// What is zero when the flags say `LOST_EVENTS`: name, start and end, where the end may lie
+    /// behind that of the item.
+    lost: &'static [(&'static str, usize, usize)],
     /// Where a u32 is that is always zero.
     zero: Option<usize>,
 }
 
 /// Any bytes of the right length are a value.
-const PLAIN: Promise = Promise { header: None, own_flags: false, lost_payload: usize::MAX, zero: None };
-/// An event with a payload that Linux defines.
-const LINUX: Promise = Promise { header: Some(0), lost_payload: 8, ..PLAIN };
+const PLAIN: Promise = Promise { header: None, flags: u32::MAX, lost: &[], zero: None };
 /// A bare header: nothing can follow it.
 const HEADER: Promise = Promise { header: Some(0), ..PLAIN };
-/// An event of our own.
-const OWN: Promise = Promise { own_flags: true, ..LINUX };
-const MIXED: Promise = Promise { header: Some(4), lost_payload: 16, ..OWN };
+/// An event with a payload that Linux defines.
+const LINUX: Promise = Promise { lost: &[("payload", 8, usize::MAX)], ..HEADER };
+/// An event of our own, which may be lost.
+const OWN: Promise = Promise { flags: LOST_EVENTS, ..LINUX };
+/// A record that must be answered, which may be taken back.
+const MUST_ANSWER: Promise = Promise { flags: CANCELLED, ..LINUX };
+const MIXED: Promise = Promise {
+    header: Some(4),
+    lost: &[("format", 0, 4), ("source", 12, 16), ("payload", 16, usize::MAX)],
+    ..OWN
+};
 
 fn reserved_at(offset: usize) -> Promise {
     Promise { zero: Some(offset), ..PLAIN }
@@ -64,12 +74,14 @@ fn expected_error<R: Record>(bytes: &[u8], promise: Promise) -> Option<RecordErr
         if sequence > i32::MAX as u32 {
             return Some(RecordError::Sequence { found: sequence });
         }
-        if promise.own_flags && flags & !3 != 0 {
-            return Some(RecordError::Flags { unknown: flags & !3 });
+        if flags & !promise.flags != 0 {
+            return Some(RecordError::Flags { unknown: flags & !promise.flags });
         }
-        let payload = bytes.get(promise.lost_payload..).unwrap_or(&[]);
-        if flags & 1 != 0 && payload.iter().any(|byte| *byte != 0) {
-            return Some(RecordError::Reserved { field: "payload" });
+        for (field, start, end) in promise.lost {
+            let zero = &bytes[*start..bytes.len().min(*end)];
+            if flags & LOST_EVENTS != 0 && zero.iter().any(|byte| *byte != 0) {
+                return Some(RecordError::Reserved { field });
+            }
         }
     }
     let reserved = promise.zero.is_some_and(|at| word(bytes, at) != 0);
@@ -101,8 +113,7 @@ fn check<R: Record>(bytes: &[u8], promise: Promise) {
 }
 
 fn check_no_reply(bytes: &[u8]) {
-    let error = NoReply::decode(bytes).expect_err("nothing is a reply where there is none");
-    assert!(!error.to_string().is_empty());
+    assert_eq!(NoReply::decode(bytes), Err(RecordError::NoReply));
 }
 
 /// The inner record of a mixed one is judged as on its own channel, its padding besides.
@@ -122,19 +133,33 @@ fn check_inner<R: Record>(bytes: &[u8], promise: Promise) {
 fn check_mixed(bytes: &[u8]) {
     check::<Mixed>(bytes, MIXED);
     check_inner::<PgFault>(bytes, PLAIN);
-    check_inner::<Event<PgFault>>(bytes, LINUX);
+    check_inner::<Event<PgFault>>(bytes, MUST_ANSWER);
     check_inner::<Event<Smmuv3Event>>(bytes, LINUX);
     check_inner::<Event<Tegra241CmdqvEvent>>(bytes, LINUX);
     check_inner::<Event<AcpiNotify>>(bytes, OWN);
-    check_inner::<Event<PciError>>(bytes, OWN);
-    check_inner::<Event<DeviceRequest>>(bytes, OWN);
+    check_inner::<Event<PciError>>(bytes, MUST_ANSWER);
+    check_inner::<Event<DeviceRequest>>(bytes, MUST_ANSWER);
+}
+
+/// The only error that the first item of a Linux queue's bytes deserves.
+fn expected_walk_error<T: Payload>(rest: &[u8], promise: Promise) -> Option<RecordError> {
+    let head = &rest[..rest.len().min(EventHeader::SIZE)];
+    if let Some(error) = expected_error::<EventHeader>(head, HEADER) {
+        return Some(error);
+    }
+    if word(rest, 0) & LOST_EVENTS == 0 {
+        return expected_error::<Event<T>>(&rest[..rest.len().min(Event::<T>::SIZE)], promise);
+    }
+    let unknown = word(rest, 0) & !promise.flags & !LOST_EVENTS;
+    (unknown != 0).then_some(RecordError::Flags { unknown })
 }
 
 /// The items cover the buffer from its start without a gap, up to its end or to the one error.
-fn walk<T: Payload>(buffer: &[u8]) {
+fn walk<T: Payload>(buffer: &[u8], promise: Promise) {
     let mut rest = buffer;
     let mut events = LinuxEvents::<T>::new(buffer);
     while let Some(item) = events.next() {
+        assert_eq!(item.as_ref().err().copied(), expected_walk_error::<T>(rest, promise));
         match item {
             Ok(LinuxEvent::Event(event)) => {
                 assert!(!event.is_lost());
@@ -150,7 +175,6 @@ fn walk<T: Payload>(buffer: &[u8]) {
             }
             Err(error) => {
                 assert!(!error.to_string().is_empty());
-                assert!(!rest.is_empty());
                 assert!(events.next().is_none());
                 return;
             }
@@ -166,14 +190,14 @@ fuzz_target!(|input: &[u8]| {
         0 => check::<PgFault>(bytes, PLAIN),
         1 => check::<PageResponse>(bytes, PLAIN),
         2 => check::<EventHeader>(bytes, HEADER),
-        3 => check::<Event<PgFault>>(bytes, LINUX),
+        3 => check::<Event<PgFault>>(bytes, MUST_ANSWER),
         4 => check::<Event<Smmuv3Event>>(bytes, LINUX),
         5 => check::<Event<Tegra241CmdqvEvent>>(bytes, LINUX),
         6 => check::<Event<AcpiNotify>>(bytes, OWN),
         7 => check::<AcpiOst>(bytes, reserved_at(12)),
-        8 => check::<Event<PciError>>(bytes, OWN),
+        8 => check::<Event<PciError>>(bytes, MUST_ANSWER),
         9 => check::<PciErrorResult>(bytes, PLAIN),
-        10 => check::<Event<DeviceRequest>>(bytes, OWN),
+        10 => check::<Event<DeviceRequest>>(bytes, MUST_ANSWER),
         11 => check::<DeviceAck>(bytes, PLAIN),
         12 => check_mixed(bytes),
         13 => check::<ChannelInfo>(bytes, reserved_at(12)),
@@ -186,9 +210,9 @@ fuzz_target!(|input: &[u8]| {
         20 => check::<Event<Selftest>>(bytes, LINUX),
         _ => check_no_reply(bytes),
     }
-    walk::<Selftest>(bytes);
-    walk::<Smmuv3Event>(bytes);
-    walk::<Tegra241CmdqvEvent>(bytes);
-    walk::<PgFault>(bytes);
-    walk::<AcpiNotify>(bytes);
+    walk::<Selftest>(bytes, LINUX);
+    walk::<Smmuv3Event>(bytes, LINUX);
+    walk::<Tegra241CmdqvEvent>(bytes, LINUX);
+    walk::<PgFault>(bytes, MUST_ANSWER);
+    walk::<AcpiNotify>(bytes, OWN);
 });

@@ -20,7 +20,7 @@
  *  - Use send(2) with MSG_NOSIGNAL | MSG_DONTWAIT. write(2) would raise SIGPIPE after a hang-up.
  *    (On the iommufd descriptors of Linux, which are not sockets, use write(2).)
  *  - Never rely on O_NONBLOCK: whoever shares this end of the channel can clear it.
- *  - Send whole replies, at most 16384 bytes at once: that much is taken whole or not at all.
+ *  - Send whole replies, at most RECORDFD_WRITE_MAX bytes at once.
  *
  * Values are in host byte order, except the words of vendor records, which are little-endian.
  * Reserved fields: write 0; a reader refuses anything else in the structs that are not Linux' own.
@@ -76,17 +76,30 @@
 /* struct recordfd_mixed, no reply */
 #define RECORDFD_FORMAT_MIXED_V1 RECORDFD_FORMAT(7, 1)
 
+/*
+ * The most bytes of one write to a socket channel: AF_UNIX takes such a write whole or not at all.
+ * It may take a longer one in parts, and this one too where SO_SNDBUF was made smaller than about
+ * twice its length.
+ */
+#define RECORDFD_WRITE_MAX 16384
+
 /* The largest sequence number, INT_MAX; the next one is 0. */
 #define RECORDFD_SEQUENCE_MAX 0x7fffffffU
 
-/* No data, but the news that every record up to this sequence number was lost. */
+/*
+ * No data, but the news that every record up to this sequence number was lost. Only on formats
+ * whose records need no answer: the others lose none.
+ */
 #define RECORDFD_EVENT_FLAG_LOST_EVENTS 0x1
-/* The record with the payload's cookie was completed without its answer; do not answer it. */
+/*
+ * The record with the payload's cookie was completed without its answer; do not answer it. Only on
+ * formats whose records must be answered: IOMMU_PGFAULT v2, PCI_ERROR and DEVICE_REQUEST.
+ */
 #define RECORDFD_EVENT_FLAG_CANCELLED 0x2
 
 /**
  * struct recordfd_event_header - The first 8 bytes of most records
- * @flags: RECORDFD_EVENT_FLAG_*
+ * @flags: RECORDFD_EVENT_FLAG_*. The formats that Linux defines (VIOMMU_*) may get more of them.
  * @sequence: Number of the record, 0 to RECORDFD_SEQUENCE_MAX. It counts the records that were
  *            dropped too, so a gap is a loss; see recordfd_lost_before().
  *
@@ -253,7 +266,8 @@ RECORDFD_ASSERT_OFFSET(struct recordfd_acpi_notify_event, notify, 8);
  * struct recordfd_acpi_ost - An _OST report on a notification
  * @cookie: The cookie of the notification
  * @source_event: What is reported on, mostly the notification value
- * @status: How it went; 0 is success
+ * @status: How it went; 0 is success. Error Disconnect Recover (notification value 0xf) has codes
+ *          of its own, where success is 0x80.
  * @reserved: Must be 0
  *
  * Several reports may follow one notification, to tell of progress.
@@ -404,11 +418,13 @@ RECORDFD_ASSERT_OFFSET(struct recordfd_device_ack, code, 4);
 /**
  * struct recordfd_mixed - A record of any event format on a channel of several
  * @format: Format of the inner record; 0 when @flags say LOST_EVENTS
- * @flags: RECORDFD_EVENT_FLAG_* of the mixed channel
+ * @flags: RECORDFD_EVENT_FLAG_LOST_EVENTS or 0, of the mixed channel
  * @sequence: Number on the mixed channel, 0 to RECORDFD_SEQUENCE_MAX
- * @source: Where the record comes from, as the two sides of the channel number sources
- * @payload: The inner record, header and all, padded with zeroes. Its alignment is 4: copy the
- *           record out with memcpy() before looking at it.
+ * @source: Where the record comes from, as the two sides of the channel number sources; 0 when
+ *          @flags say LOST_EVENTS
+ * @payload: The inner record, header and all, padded with zeroes; all zero when @flags say
+ *           LOST_EVENTS. Its alignment is 4: copy the record out with memcpy() before looking at
+ *           it.
  */
 struct recordfd_mixed {
 	__u32 format;
@@ -670,8 +686,13 @@ static inline void recordfd_iter_init(struct recordfd_iter *it, const void *buff
  * @payload: Set to what follows the header in the buffer, NULL behind a header without data. It is
  *           as aligned as the buffer is: copy it out with memcpy() if in doubt.
  *
- * What the payload holds is not checked. After an error the walk stands still: @it->rest bytes are
- * left, less than a record when the last one was cut off.
+ * After an error the walk stands still: @it->rest bytes are left, less than a record when the last
+ * one was cut off.
+ *
+ * What the record holds is not checked. The reader in Rust does check it, and refuses:
+ *  - a full-size record with LOST_EVENTS whose payload is not all zero;
+ *  - flags that the format does not have, except on the formats that Linux defines (VIOMMU_*). Only
+ *    event formats have LOST_EVENTS, only formats that must be answered have CANCELLED.
  *
  * Return: 1 for a record, 0 at the end, -EINVAL when the rest is not a whole record or the
  *         sequence number is above RECORDFD_SEQUENCE_MAX.

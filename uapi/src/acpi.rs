@@ -6,6 +6,8 @@ use crate::record::pin_layout;
 use crate::{EventRecord, FixedText, Format, Payload, RecordError};
 
 /// An ACPI device notification: AML's `Notify (device, value)`.
+///
+/// Source: ACPI 6.0 section 5.6.6, "Device Object Notifications"; the record's layout is ours.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct AcpiNotify {
@@ -43,7 +45,7 @@ impl AcpiNotify {
 
 /// An `_OST` report on a notification; an OS may send several, to tell of progress.
 ///
-/// Source: ACPI 6.4 section 6.3.5, "_OST (OSPM Status Indication)".
+/// Source: ACPI 6.4 section 6.3.5, "_OST (OSPM Status Indication)"; the record's layout is ours.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct AcpiOst {
@@ -51,7 +53,8 @@ pub struct AcpiOst {
     pub cookie: u32,
     /// What is reported on: mostly the notification value.
     pub source_event: u32,
-    /// How it went; 0 is success.
+    /// How it went: 0 is success. Error Disconnect Recover has codes of its own, where success is 0x80
+    /// (Linux `drivers/pci/pcie/edr.c`).
     pub status: u32,
     reserved: u32,
 }
@@ -75,7 +78,9 @@ impl Payload for AcpiOst {
     }
 }
 
-/// Who defines a notification value (ACPI 6.0 section 5.6.6).
+/// Who defines a notification value.
+///
+/// Source: ACPI 6.0 section 5.6.6, "Device Object Notifications".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotifyRange {
     /// 0x00-0x7F: the same for every device.
@@ -86,7 +91,7 @@ pub enum NotifyRange {
     HardwareSpecific,
 }
 
-/// Who defines `value`.
+/// Who defines `value`; see [`NotifyRange`].
 pub const fn notify_range(value: u32) -> NotifyRange {
     match value {
         0..=0x7f => NotifyRange::Common,
@@ -152,7 +157,8 @@ const BY_CLASS: [(&str, &[&str]); 9] = [
 /// `class` is the name Linux uses in its events (`battery`, `button/power`); an empty one is a
 /// generic device. Values without a verified name give `None` and are meant to be passed on.
 ///
-/// Source: ACPI 6.0 tables 5-142 and following; ACPICA `include/acpi/actypes.h`.
+/// Source: ACPI 6.0 tables 5-142 and following, and what later versions added; Linux
+/// `include/acpi/actypes.h`.
 ///
 /// ```
 /// use recordfd_uapi::notify_value_name;
@@ -173,7 +179,7 @@ pub fn notify_value_name(class: &[u8], value: u32) -> Option<&'static str> {
 /// Whether firmware waits for an `_OST` report on this notification value.
 ///
 /// True for Bus Check, Device Check, Eject Request (ACPI 6.4 section 6.3.5) and Error Disconnect
-/// Recover (PCI Firmware Specification 3.3 section 4.6.12; Linux `drivers/pci/pcie/edr.c`).
+/// Recover (Linux `drivers/pci/pcie/edr.c`, `acpi_send_edr_status()`).
 pub const fn wants_ost(value: u32) -> bool {
     matches!(value, 0x00 | 0x01 | 0x03 | 0x0f)
 }

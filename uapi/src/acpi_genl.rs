@@ -11,11 +11,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::pin_layout;
 use crate::{AcpiNotify, FixedText, Payload};
 
-/// Name of the generic netlink family.
+/// Name of the generic netlink family, `ACPI_GENL_FAMILY_NAME`.
 pub const FAMILY_NAME: &str = "acpi_event";
-/// Name of the multicast group that carries the events.
+/// Name of the multicast group that carries the events, `ACPI_GENL_MCAST_GROUP_NAME`.
 pub const GROUP_NAME: &str = "acpi_mc_group";
-/// Version of the family.
+/// Version of the family, `ACPI_GENL_VERSION`.
 pub const FAMILY_VERSION: u8 = 1;
 /// `ACPI_GENL_CMD_EVENT`, the only command.
 pub const CMD_EVENT: u8 = 1;
@@ -23,6 +23,8 @@ pub const CMD_EVENT: u8 = 1;
 pub const ATTR_EVENT: u16 = 1;
 
 /// An event as the kernel sends it: `struct acpi_genl_event`, 44 bytes.
+///
+/// Source: Linux `drivers/acpi/event.c`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct AcpiGenlEvent {
@@ -32,7 +34,7 @@ pub struct AcpiGenlEvent {
     pub bus_id: FixedText<15>,
     /// The hole the compiler leaves; kept as it came.
     pub pad: u8,
-    /// The notification value, narrowed to 8 bits by the kernel's helper.
+    /// The notification value (`type`), narrowed to 8 bits by `acpi_bus_generate_netlink_event()`.
     pub kind: u32,
     /// Detail from the driver.
     pub data: u32,
@@ -124,36 +126,34 @@ impl AcpiGenlMessage {
 
     /// Reads the first message of `buffer`; returns it and the bytes that follow.
     ///
-    /// Attributes and bytes that the kernel may add are passed over.
+    /// Attributes and bytes that the kernel may add are passed over. For all messages of a buffer
+    /// there is [`AcpiGenlMessages`].
     ///
     /// # Errors
     ///
     /// [`AcpiGenlError`]; the buffer's first message is then not an ACPI event.
     pub fn parse(buffer: &[u8]) -> Result<(Self, &[u8]), AcpiGenlError> {
-        let truncated = AcpiGenlError::Truncated { found: buffer.len() };
-        let (header, _) = NlMsgHdr::read_from_prefix(buffer).map_err(|_| truncated)?;
-        let length = usize::try_from(header.len).unwrap_or(usize::MAX);
-        let message = buffer.get(..length).ok_or(truncated)?;
-        let rest = buffer.get(aligned(length)..).unwrap_or(&[]);
+        let (header, body, rest) = split_message(buffer)?;
+        Ok((Self::read(&header, body)?, rest))
+    }
+
+    /// The message with this header and what follows the header.
+    fn read(header: &NlMsgHdr, body: &[u8]) -> Result<Self, AcpiGenlError> {
         if header.kind < NLMSG_MIN_TYPE {
             return Err(AcpiGenlError::Control { kind: header.kind });
         }
-        let body = message.get(size_of::<NlMsgHdr>()..).ok_or(AcpiGenlError::Truncated { found: length })?;
-        let (genl, attributes) = GenlMsgHdr::read_from_prefix(body)
-            .map_err(|_| AcpiGenlError::Truncated { found: message.len() })?;
+        let (genl, attributes) = GenlMsgHdr::read_from_prefix(body).map_err(|_| AcpiGenlError::NoEvent)?;
         if genl.cmd != CMD_EVENT {
             return Err(AcpiGenlError::Command { cmd: genl.cmd });
         }
-        let event = find_event(attributes)?;
-        let message = Self {
+        Ok(Self {
             family: header.kind,
             flags: header.flags,
             sequence: header.seq,
             port: header.pid,
             version: genl.version,
-            event,
-        };
-        Ok((message, rest))
+            event: find_event(attributes)?,
+        })
     }
 
     /// The message as the kernel would send it.
@@ -178,6 +178,62 @@ impl AcpiGenlMessage {
     }
 }
 
+/// The header of the buffer's first message, what follows the header, and what follows the message.
+fn split_message(buffer: &[u8]) -> Result<(NlMsgHdr, &[u8], &[u8]), AcpiGenlError> {
+    let truncated = AcpiGenlError::Truncated { found: buffer.len() };
+    let (header, _) = NlMsgHdr::read_from_prefix(buffer).map_err(|_| truncated)?;
+    let length = usize::try_from(header.len).unwrap_or(usize::MAX);
+    let message = buffer.get(..length).ok_or(truncated)?;
+    let body = message.get(size_of::<NlMsgHdr>()..).ok_or(AcpiGenlError::Truncated { found: length })?;
+    Ok((header, body, buffer.get(aligned(length)..).unwrap_or(&[])))
+}
+
+/// Walks the netlink messages of a buffer, such as one receive from a socket returned.
+///
+/// A message that is no ACPI event is reported by its error and passed over. After
+/// [`AcpiGenlError::Truncated`] the walk ends, for nobody can tell where a next message begins.
+///
+/// ```
+/// use recordfd_uapi::acpi_genl::{AcpiGenlError, AcpiGenlMessages};
+/// // NLMSG_DONE, then three bytes that are no message.
+/// let buffer = [&16_u32.to_ne_bytes()[..], &3_u16.to_ne_bytes(), &[0; 10], &[1, 2, 3]].concat();
+/// let mut messages = AcpiGenlMessages::new(&buffer);
+/// assert_eq!(messages.next(), Some(Err(AcpiGenlError::Control { kind: 3 })));
+/// assert_eq!(messages.next(), Some(Err(AcpiGenlError::Truncated { found: 3 })));
+/// assert_eq!(messages.next(), None);
+/// ```
+#[derive(Clone, Debug)]
+pub struct AcpiGenlMessages<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> AcpiGenlMessages<'a> {
+    /// A walk over `buffer`.
+    pub const fn new(buffer: &'a [u8]) -> Self {
+        Self { rest: buffer }
+    }
+}
+
+impl Iterator for AcpiGenlMessages<'_> {
+    type Item = Result<AcpiGenlMessage, AcpiGenlError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        Some(match split_message(self.rest) {
+            Ok((header, body, rest)) => {
+                self.rest = rest;
+                AcpiGenlMessage::read(&header, body)
+            }
+            Err(error) => {
+                self.rest = &[];
+                Err(error)
+            }
+        })
+    }
+}
+
 /// The event in the first attribute that holds one.
 fn find_event(mut attributes: &[u8]) -> Result<AcpiGenlEvent, AcpiGenlError> {
     while let Ok((attribute, _)) = NlAttr::read_from_prefix(attributes) {
@@ -199,12 +255,14 @@ fn find_event(mut attributes: &[u8]) -> Result<AcpiGenlEvent, AcpiGenlError> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AcpiGenlError {
-    /// The message ends before its headers do, or before its own length.
+    /// The bytes end before the message does, or the message before its header does. Nothing can be
+    /// read behind it.
     Truncated {
         /// What there was, in bytes.
         found: usize,
     },
-    /// A message of netlink itself: 1 NOOP, 2 ERROR, 3 DONE, 4 OVERRUN.
+    /// A message of netlink itself: 1 NOOP, 2 ERROR, 3 DONE, 4 OVERRUN (Linux
+    /// `include/uapi/linux/netlink.h`).
     Control {
         /// The message type.
         kind: u16,
@@ -221,7 +279,7 @@ pub enum AcpiGenlError {
         /// The length it claims.
         length: u16,
     },
-    /// No attribute holds an event.
+    /// No attribute holds an event, or the message is too short for generic netlink at all.
     NoEvent,
 }
 
@@ -306,6 +364,49 @@ mod tests {
         let mut bytes = message().encode();
         bytes[22] = 5;
         assert_eq!(AcpiGenlMessage::parse(&bytes), Err(AcpiGenlError::NoEvent));
+    }
+
+    #[test]
+    fn message_without_room_for_its_second_header_has_no_event() {
+        let bytes = message().encode();
+        for length in 16..20 {
+            let mut bytes = bytes;
+            bytes[0] = length;
+            assert_eq!(AcpiGenlMessage::parse(&bytes), Err(AcpiGenlError::NoEvent), "{length}");
+        }
+    }
+
+    #[test]
+    fn walk_passes_over_what_is_no_event_and_ends_at_a_cut() {
+        let event = message().encode();
+        let mut control = message();
+        control.family = 2;
+        let mut foreign = event;
+        foreign[16] = 9;
+        let mut without = [0; 20];
+        without.copy_from_slice(&event[..20]);
+        without[0] = 18; // And 2 bytes to the next multiple of 4.
+        let parts: [&[u8]; 6] = [&control.encode(), &event, &foreign, &without, &event, &event[..67]];
+        let mut buffer = [0; 359];
+        let mut at = 0;
+        for part in parts {
+            buffer[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        assert_eq!(at, buffer.len());
+        let mut messages = AcpiGenlMessages::new(&buffer);
+        for expected in [
+            Err(AcpiGenlError::Control { kind: 2 }),
+            Ok(message()),
+            Err(AcpiGenlError::Command { cmd: 9 }),
+            Err(AcpiGenlError::NoEvent),
+            Ok(message()),
+            Err(AcpiGenlError::Truncated { found: 67 }),
+        ] {
+            assert_eq!(messages.next(), Some(expected));
+        }
+        assert_eq!(messages.next(), None);
+        assert_eq!(AcpiGenlMessages::new(&[]).next(), None);
     }
 
     #[test]

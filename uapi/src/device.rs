@@ -3,7 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::record::{pin_layout, wire_code};
-use crate::Payload;
+use crate::{EventFlags, Payload};
 
 wire_code! {
     /// What a device asks for.
@@ -31,7 +31,9 @@ pub struct DeviceRequest {
 
 pin_layout!(DeviceRequest, size 16, align 4, { dev_id: 0, cookie: 4, kind: 8, count: 12 });
 
-impl Payload for DeviceRequest {}
+impl Payload for DeviceRequest {
+    const FLAGS: EventFlags = EventFlags::CANCELLED;
+}
 
 wire_code! {
     /// How a request was taken.

@@ -108,6 +108,14 @@ impl fmt::Debug for Format {
     }
 }
 
+/// The most bytes of one write to a socket channel: AF_UNIX takes such a write whole or not at all.
+///
+/// This needs a send buffer well over twice as large as the write; Linux' default one is. What is
+/// longer Linux may take in parts, and so split a record.
+///
+/// Source: Linux `net/unix/af_unix.c`, `unix_stream_sendmsg()`.
+pub const WRITE_MAX: usize = 16384;
+
 /// Name, sizes and protocol of a [`Format`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -115,7 +123,7 @@ pub struct Layout {
     pub name: &'static str,
     /// Bytes of one record.
     pub record_size: usize,
-    /// Bytes of one reply; 0 when the format has none.
+    /// Bytes of one reply; 0 when the format has none (see [`NoReply`](crate::NoReply)).
     pub reply_size: usize,
     /// Whether records must be answered.
     pub protocol: Protocol,
@@ -195,6 +203,14 @@ mod tests {
             (layout.record_size, layout.reply_size)
         });
         assert_eq!(sizes, [(40, 8), (48, 8), (40, 0), (24, 0), (64, 16), (48, 8), (24, 8), (80, 0)]);
+    }
+
+    #[test]
+    fn longest_write_holds_a_whole_number_of_replies_and_some_records() {
+        for layout in Format::ALL.map(|format| format.layout().unwrap()) {
+            assert!(layout.reply_size == 0 || WRITE_MAX % layout.reply_size == 0, "{layout:?}");
+            assert!(WRITE_MAX / layout.record_size > 200, "{layout:?}");
+        }
     }
 
     #[test]

@@ -8,17 +8,32 @@ use crate::record::{pin_layout, wire_flags};
 use crate::{Payload, Record, RecordError, Sequence};
 
 wire_flags! {
-    /// Flags of an [`EventHeader`].
+    /// Flags of an [`EventHeader`]; which of them a format has is its payload's [`Payload::FLAGS`].
     EventFlags {
-        /// Records up to this header's number were lost and nothing follows the header
-        /// (Linux `IOMMU_VEVENTQ_FLAG_LOST_EVENTS`).
+        /// Records up to this header's number were lost and this one is no event: its payload is zero
+        /// (Linux `include/uapi/linux/iommufd.h`, `IOMMU_VEVENTQ_FLAG_LOST_EVENTS`).
         LOST_EVENTS = 0x1,
-        /// The record with this payload's cookie was completed without its answer.
+        /// The record with this payload's cookie was completed without its answer. Ours, on formats
+        /// that must be answered only.
         CANCELLED = 0x2,
     }
 }
 
+impl EventFlags {
+    /// Refuses flags that are not among `defined`.
+    pub(crate) fn check(self, defined: Self) -> Result<(), RecordError> {
+        match self.difference(defined).bits() {
+            0 => Ok(()),
+            unknown => Err(RecordError::Flags { unknown }),
+        }
+    }
+}
+
 /// The first 8 bytes of most records; byte-identical to Linux `struct iommufd_vevent_header`.
+///
+/// By itself it takes any flags: what a format allows is checked for the whole record.
+///
+/// Source: Linux `include/uapi/linux/iommufd.h`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EventHeader {
@@ -62,7 +77,11 @@ impl<T: Payload> Event<T> {
     }
 
     /// The notice that every record after the last accepted one, up to `sequence`, was lost.
+    ///
+    /// Does not compile for a payload whose [`FLAGS`](Payload::FLAGS) are without `LOST_EVENTS`: its
+    /// records are never lost.
     pub fn lost(sequence: Sequence) -> Self {
+        const { assert!(T::FLAGS.contains(EventFlags::LOST_EVENTS), "records of this payload are never lost") };
         let header = EventHeader { flags: EventFlags::LOST_EVENTS, sequence: sequence.get() };
         Self { header, payload: T::new_zeroed() }
     }
@@ -94,10 +113,7 @@ impl<T: Payload> Record for Event<T> {
         let event = Self::read_from_bytes(bytes)
             .map_err(|_| RecordError::Length { expected: Self::SIZE, found: bytes.len() })?;
         event.header.check()?;
-        let unknown = event.header.flags.difference(T::FLAGS);
-        if !unknown.is_empty() {
-            return Err(RecordError::Flags { unknown: unknown.bits() });
-        }
+        event.header.flags.check(T::FLAGS)?;
         if event.is_lost() {
             if event.payload.as_bytes().iter().any(|byte| *byte != 0) {
                 return Err(RecordError::Reserved { field: "payload" });
@@ -112,7 +128,7 @@ impl<T: Payload> Record for Event<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{AcpiNotify, Smmuv3Event};
+    use crate::{AcpiNotify, DeviceRequest, PciError, PgFault, Smmuv3Event, Tegra241CmdqvEvent};
 
     #[test]
     fn lost_record_has_full_size_and_zero_payload() {
@@ -124,14 +140,34 @@ mod tests {
         assert_eq!(Event::<AcpiNotify>::decode(&bytes), Err(RecordError::Reserved { field: "payload" }));
     }
 
-    #[test]
-    fn unknown_flags_are_refused_on_our_formats_and_kept_on_those_of_linux() {
+    /// The flags a decoded event of `T` keeps, or those it is refused for.
+    fn flags_of<T: Payload>(flags: u32) -> Result<u32, u32> {
         let mut bytes = [0; 64];
-        bytes[3] = 0x80;
-        let refused = Err(RecordError::Flags { unknown: 0x8000_0000 });
-        assert_eq!(Event::<AcpiNotify>::decode(&bytes), refused);
-        let event = Event::<Smmuv3Event>::decode(&bytes[..40]).unwrap();
-        assert_eq!(event.header.flags.bits(), 0x8000_0000);
+        bytes[..4].copy_from_slice(&flags.to_ne_bytes());
+        match Event::<T>::decode(&bytes[..Event::<T>::SIZE]) {
+            Ok(event) => Ok(event.header.flags.bits()),
+            Err(RecordError::Flags { unknown }) => Err(unknown),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn every_format_takes_its_own_flags_only() {
+        const NEW: u32 = 0x8000_0000;
+        for flags in [0, 1, 2, 3, NEW, NEW | 1, NEW | 2, NEW | 3] {
+            let within = |defined: u32| if flags & !defined == 0 { Ok(flags) } else { Err(flags & !defined) };
+            let found = [
+                flags_of::<AcpiNotify>(flags),
+                flags_of::<PgFault>(flags),
+                flags_of::<PciError>(flags),
+                flags_of::<DeviceRequest>(flags),
+                flags_of::<Smmuv3Event>(flags),
+                flags_of::<Tegra241CmdqvEvent>(flags),
+            ];
+            assert_eq!(found, [1, 2, 2, 2, u32::MAX, u32::MAX].map(within), "{flags:#x}");
+            let header = EventHeader { flags: EventFlags::from_bits_retain(flags), sequence: 0 };
+            assert_eq!(header.check(), Ok(()), "{flags:#x}");
+        }
     }
 
     #[test]

@@ -15,10 +15,16 @@
 //! | [`Format::DEVICE_REQUEST_V1`] | [`Event<DeviceRequest>`](Event) | [`DeviceAck`] |
 //! | [`Format::MIXED_V1`] | [`Mixed`] | none |
 //!
+//! Records of the event formats may be lost, and then a header says so
+//! ([`EventFlags::LOST_EVENTS`]); those that must be answered never are, but may be taken back
+//! ([`EventFlags::CANCELLED`]). [`Payload::FLAGS`] has the rule.
+//!
 //! The crate is `no_std`, allocates nothing and contains no unsafe code. Decoding is total: any bytes
 //! give a value or a [`RecordError`], never a panic. Values are host-endian except vendor payloads,
 //! which are little-endian as the hardware writes them. Nothing on the wire is a Rust enum: codes are
 //! transparent integers with named constants, flags keep bits they do not know.
+//!
+//! What mirrors Linux or a specification names its source; everything else is recordfd's own.
 //!
 //! ```
 //! use recordfd_uapi::{AcpiNotify, Event, FixedText, Record, Sequence};
@@ -57,7 +63,7 @@ mod viommu;
 
 pub use acpi::{notify_range, notify_value_name, wants_ost, AcpiNotify, AcpiOst, NotifyRange};
 pub use device::{DeviceAck, DeviceAckCode, DeviceRequest, DeviceRequestKind};
-pub use format::{ChannelInfo, Format, Layout, Protocol, Transport};
+pub use format::{ChannelInfo, Format, Layout, Protocol, Transport, WRITE_MAX};
 pub use header::{Event, EventFlags, EventHeader};
 pub use linux::{LinuxEvent, LinuxEvents};
 pub use mixed::Mixed;
@@ -68,3 +74,8 @@ pub use record::{EventRecord, NoReply, Payload, Record, RecordError};
 pub use sequence::{LossMeter, Sequence};
 pub use text::FixedText;
 pub use viommu::{Le64, Smmuv3Event, Tegra241CmdqvEvent};
+
+/// The README's example, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -14,13 +14,14 @@ use crate::{EventFlags, Format, Payload, Record, RecordError, Sequence};
 pub struct Mixed {
     /// The inner record's format; 0 when `flags` say `LOST_EVENTS`.
     pub format: Format,
-    /// Header flags of the mixed channel.
+    /// Header flags of the mixed channel: `LOST_EVENTS` or none.
     pub flags: EventFlags,
     /// Number on the mixed channel, `0..=INT_MAX`.
     pub sequence: u32,
-    /// Where the record comes from, as the channel's two sides number sources.
+    /// Where the record comes from, as the channel's two sides number sources; 0 when `flags` say
+    /// `LOST_EVENTS`.
     pub source: u32,
-    /// The inner record, zero-padded.
+    /// The inner record, zero-padded; all zero when `flags` say `LOST_EVENTS`.
     pub payload: [u8; 64],
 }
 
@@ -53,14 +54,19 @@ impl Mixed {
 impl Payload for Mixed {
     fn check(&self) -> Result<(), RecordError> {
         Sequence::from_wire(self.sequence)?;
-        let unknown = self.flags.difference(Self::FLAGS);
-        if !unknown.is_empty() {
-            return Err(RecordError::Flags { unknown: unknown.bits() });
+        self.flags.check(Self::FLAGS)?;
+        if !self.flags.contains(EventFlags::LOST_EVENTS) {
+            return Ok(());
         }
-        if self.flags.contains(EventFlags::LOST_EVENTS) && self.payload != [0; 64] {
-            return Err(RecordError::Reserved { field: "payload" });
+        let fields = [
+            ("format", self.format.0 == 0),
+            ("source", self.source == 0),
+            ("payload", self.payload == [0; 64]),
+        ];
+        match fields.into_iter().find(|(_, is_zero)| !is_zero) {
+            Some((field, _)) => Err(RecordError::Reserved { field }),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -78,5 +84,28 @@ mod tests {
         mixed.payload[63] = 1;
         let refused = Err(RecordError::Reserved { field: "payload" });
         assert_eq!(mixed.inner::<Event<Tegra241CmdqvEvent>>(), refused);
+    }
+
+    #[test]
+    fn loss_notice_has_nothing_else_in_it() {
+        let lost = Mixed {
+            format: Format(0),
+            flags: EventFlags::LOST_EVENTS,
+            sequence: 9,
+            source: 0,
+            payload: [0; 64],
+        };
+        assert_eq!(lost.check(), Ok(()));
+        let refused = |field| Err(RecordError::Reserved { field });
+        assert_eq!(Mixed { format: Format::ACPI_NOTIFY_V1, ..lost }.check(), refused("format"));
+        assert_eq!(Mixed { source: 1, ..lost }.check(), refused("source"));
+        let mut payload = [0; 64];
+        payload[63] = 1;
+        assert_eq!(Mixed { payload, ..lost }.check(), refused("payload"));
+        let flags = EventFlags::LOST_EVENTS | EventFlags::CANCELLED;
+        assert_eq!(Mixed { flags, ..lost }.check(), Err(RecordError::Flags { unknown: 2 }));
+        // Without the flag, they are values like any other.
+        let flags = EventFlags::empty();
+        assert_eq!(Mixed { format: Format(0), flags, source: 0, payload, ..lost }.check(), Ok(()));
     }
 }

@@ -7,7 +7,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::pin_layout;
 use crate::Format;
 
-/// Layout of a shared-memory channel, extensible by the kernel's rule for structs that configure.
+/// Layout of a shared-memory channel, extensible by the kernel's rule for structs that configure
+/// (Linux `include/linux/uaccess.h`, `copy_struct_from_user()`).
 ///
 /// New fields come only at the end and mean what is done today when they are zero. So a reader
 /// accepts a longer struct with a zero tail and refuses one that asks for what it does not know.
@@ -79,15 +80,17 @@ impl Offer {
     /// says, [`OfferError::UnknownTail`] when bytes beyond the known fields are not zero,
     /// [`OfferError::Reserved`] when a field that must be zero is not.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, OfferError> {
-        let too_short = OfferError::TooShort { found: bytes.len() };
-        let (offer, tail) = Self::read_from_prefix(bytes).map_err(|_| too_short)?;
+        let too_short = |found, needed| OfferError::TooShort { found, needed };
+        let (offer, tail) =
+            Self::read_from_prefix(bytes).map_err(|_| too_short(bytes.len(), Self::MIN_SIZE))?;
         let size = usize::try_from(offer.size).unwrap_or(usize::MAX);
-        if size < Self::MIN_SIZE || size != bytes.len() {
-            return Err(if size > bytes.len() || size < Self::MIN_SIZE {
-                too_short
-            } else {
-                OfferError::TrailingBytes { found: bytes.len() - size }
-            });
+        if size < Self::MIN_SIZE {
+            return Err(too_short(size, Self::MIN_SIZE));
+        }
+        match bytes.len() {
+            found if found < size => return Err(too_short(found, size)),
+            found if found > size => return Err(OfferError::TrailingBytes { found: found - size }),
+            _ => {}
         }
         if let Some(at) = tail.iter().position(|byte| *byte != 0) {
             return Err(OfferError::UnknownTail { offset: Self::MIN_SIZE + at });
@@ -106,8 +109,10 @@ impl Offer {
 pub enum OfferError {
     /// Shorter than the first version, or than it says itself.
     TooShort {
-        /// What there was, in bytes.
+        /// Bytes of the offer: what came, or what it says itself when that is less than `needed`.
         found: usize,
+        /// Bytes it must have: those of the first version, or as many as it says itself.
+        needed: usize,
     },
     /// More bytes came than the offer says it has.
     TrailingBytes {
@@ -140,7 +145,9 @@ impl OfferError {
 impl fmt::Display for OfferError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooShort { found } => write!(f, "offer of {found} bytes is shorter than it must be"),
+            Self::TooShort { found, needed } => {
+                write!(f, "offer has {found} bytes where it must have {needed}")
+            }
             Self::TrailingBytes { found } => write!(f, "{found} bytes behind the end of the offer"),
             Self::UnknownTail { offset } => {
                 write!(f, "offer asks for something unknown at byte {offset}")
@@ -154,7 +161,10 @@ impl core::error::Error for OfferError {}
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
     use super::*;
+    use std::format;
+    use std::string::ToString;
 
     fn with_size(size: u32) -> [u8; 80] {
         let mut bytes = [0; 80];
@@ -172,9 +182,21 @@ mod tests {
 
     #[test]
     fn shorter_is_einval() {
-        for (size, length) in [(63, 63), (63, 64), (64, 63), (65, 64), (u32::MAX, 80), (0, 0)] {
+        for (size, length, found, needed) in [
+            (0, 0, 0, 64),
+            (63, 63, 63, 64),
+            (64, 63, 63, 64),
+            (80, 10, 10, 64),
+            (63, 64, 63, 64),
+            (63, 80, 63, 64),
+            (0, 80, 0, 64),
+            (65, 64, 64, 65),
+            (u32::MAX, 80, 80, u32::MAX as usize),
+        ] {
             let error = Offer::from_bytes(&with_size(size)[..length]).unwrap_err();
-            assert_eq!((error, error.errno()), (OfferError::TooShort { found: length }, 22), "{size}");
+            assert_eq!((error, error.errno()), (OfferError::TooShort { found, needed }, 22), "{size}");
+            let text = format!("offer has {found} bytes where it must have {needed}");
+            assert_eq!(error.to_string(), text);
         }
     }
 

@@ -3,10 +3,13 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::record::{pin_layout, wire_code, wire_flags};
-use crate::Payload;
+use crate::{EventFlags, Payload};
 
 wire_code! {
-    /// The step of error recovery a driver is told of (Linux Documentation/PCI/pci-error-recovery.rst).
+    /// The step of error recovery a driver is told of; the numbers are ours.
+    ///
+    /// Source: Linux `Documentation/PCI/pci-error-recovery.rst`, the callbacks of
+    /// `struct pci_error_handlers`.
     PciErrorStep(u16) {
         /// An error was detected.
         ERROR_DETECTED = 1,
@@ -20,7 +23,9 @@ wire_code! {
 }
 
 wire_code! {
-    /// State of the channel to the device (Linux `pci_channel_state_t`).
+    /// State of the channel to the device.
+    ///
+    /// Source: Linux `include/linux/pci.h`, `pci_channel_state_t`.
     PciChannelState(u16) {
         /// The device can be reached.
         IO_NORMAL = 1,
@@ -69,10 +74,15 @@ pin_layout!(PciError, size 40, align 4, {
     dev_id: 0, cookie: 4, step: 8, state: 10, flags: 12, status: 16, mask: 20, header_log: 24,
 });
 
-impl Payload for PciError {}
+impl Payload for PciError {
+    const FLAGS: EventFlags = EventFlags::CANCELLED;
+}
 
 wire_code! {
-    /// What a driver makes of an error (Linux `enum pci_ers_result`).
+    /// What a driver makes of an error.
+    ///
+    /// Source: Linux `include/linux/pci.h`, `enum pci_ers_result`. Its NONE (1) and NO_AER_DRIVER (6)
+    /// are no verdict of a driver, so they have no name here.
     PciErsResult(u32) {
         /// The driver can recover without a slot reset.
         CAN_RECOVER = 2,

@@ -1,4 +1,4 @@
-//! IO page faults and their responses, as Linux' iommufd has them.
+//! IO page faults and their responses, as Linux' iommufd has them (`include/uapi/linux/iommufd.h`).
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -6,7 +6,9 @@ use crate::record::{pin_layout, wire_code, wire_flags};
 use crate::{EventFlags, Payload};
 
 wire_flags! {
-    /// Flags of a [`PgFault`] (Linux `enum iommu_hwpt_pgfault_flags`).
+    /// Flags of a [`PgFault`].
+    ///
+    /// Source: Linux `include/uapi/linux/iommufd.h`, `enum iommu_hwpt_pgfault_flags`.
     PgFaultFlags {
         /// `pasid` is valid.
         PASID_VALID = 0x1,
@@ -16,7 +18,9 @@ wire_flags! {
 }
 
 wire_flags! {
-    /// Accesses a [`PgFault`] asks for (Linux `enum iommu_hwpt_pgfault_perm`).
+    /// Accesses a [`PgFault`] asks for.
+    ///
+    /// Source: Linux `include/uapi/linux/iommufd.h`, `enum iommu_hwpt_pgfault_perm`.
     PgFaultPerm {
         /// Read.
         READ = 0x1,
@@ -33,6 +37,8 @@ wire_flags! {
 ///
 /// The faults of one PRI page request group follow each other, carry the same cookie, and the last
 /// one has [`LAST_PAGE`](PgFaultFlags::LAST_PAGE). One [`PageResponse`] answers the group.
+///
+/// Source: Linux `include/uapi/linux/iommufd.h`.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PgFault {
@@ -61,13 +67,15 @@ pin_layout!(PgFault, size 40, align 8, {
 });
 
 impl Payload for PgFault {
-    const FLAGS: EventFlags = EventFlags::all();
+    const FLAGS: EventFlags = EventFlags::CANCELLED;
 }
 
 wire_code! {
-    /// How a page-fault group is answered (Linux `enum iommufd_page_response_code`).
+    /// How a page-fault group is answered.
     ///
     /// There is no FAILURE here: it exists in PCIe and inside the kernel only.
+    ///
+    /// Source: Linux `include/uapi/linux/iommufd.h`, `enum iommufd_page_response_code`.
     PageResponseCode(u32) {
         /// The pages are there, the device may retry.
         SUCCESS = 0,
@@ -77,6 +85,8 @@ wire_code! {
 }
 
 /// The answer to a page-fault group; byte-identical to Linux `struct iommu_hwpt_page_response`.
+///
+/// Source: Linux `include/uapi/linux/iommufd.h`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PageResponse {

@@ -33,11 +33,17 @@ pub trait Record: Copy + fmt::Debug + Send + Sync + 'static {
 pub trait Payload:
     FromBytes + IntoBytes + Immutable + KnownLayout + Copy + fmt::Debug + Send + Sync + 'static
 {
-    /// Header flags an event with this payload may carry.
+    /// Flags that the header of an [`Event`](crate::Event) with this payload may carry; any other is
+    /// refused.
     ///
-    /// The default is what our own formats define. Formats that Linux defines accept every bit, for
-    /// Linux may add some.
-    const FLAGS: EventFlags = EventFlags::LOST_EVENTS.union(EventFlags::CANCELLED);
+    /// | format | flags |
+    /// |---|---|
+    /// | events of our own, the default | `LOST_EVENTS` |
+    /// | records that must be answered, and so are never lost | `CANCELLED` |
+    /// | events that Linux defines, and may add flags to | every bit |
+    ///
+    /// Without meaning where the payload is an item by itself, without a header.
+    const FLAGS: EventFlags = EventFlags::LOST_EVENTS;
 
     /// Checks what the format promises beyond the layout: reserved fields of our own formats are zero.
     ///
@@ -72,7 +78,12 @@ pub trait EventRecord: Payload {
     type Reply: Record;
 }
 
-/// The reply of a format that has none: it has no value.
+/// The reply of a format that has none: it has no value, so none can be sent.
+///
+/// Its [`SIZE`](Record::SIZE) is 1 although [`Layout::reply_size`](crate::Layout::reply_size) of such
+/// a format is 0. A reader takes items of `SIZE` bytes, and of 0 bytes it would never see one that
+/// should not be there. So the first byte that a peer writes back is looked at, and refused with
+/// [`RecordError::NoReply`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoReply {}
 
@@ -83,9 +94,9 @@ impl Record for NoReply {
         match *self {}
     }
 
-    /// Refuses every byte: nothing may be written back on such a channel.
-    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
-        Err(RecordError::Length { expected: 0, found: bytes.len() })
+    /// Refuses any bytes: nothing may be written back on such a channel.
+    fn decode(_bytes: &[u8]) -> Result<Self, RecordError> {
+        Err(RecordError::NoReply)
     }
 }
 
@@ -120,6 +131,13 @@ pub enum RecordError {
         /// Room of the field, in bytes.
         room: usize,
     },
+    /// A text has a NUL in it, where a reader would take it to end.
+    TextNul {
+        /// Where the first one is, in bytes from the text's start.
+        at: usize,
+    },
+    /// There are bytes where the format has no reply; see [`NoReply`].
+    NoReply,
 }
 
 impl RecordError {
@@ -137,6 +155,8 @@ impl fmt::Display for RecordError {
             Self::Sequence { found } => write!(f, "sequence number {found:#x} is above INT_MAX"),
             Self::Flags { unknown } => write!(f, "header flags {unknown:#x} are not part of the format"),
             Self::TextTooLong { room } => write!(f, "text is longer than its field of {room} bytes"),
+            Self::TextNul { at } => write!(f, "text has a NUL at byte {at}"),
+            Self::NoReply => f.write_str("reply on a channel whose format has none"),
         }
     }
 }
@@ -223,3 +243,19 @@ macro_rules! pin_layout {
     };
 }
 pub(crate) use pin_layout;
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn no_bytes_are_a_reply_where_there_is_none() {
+        for bytes in [&[][..], &[0], &[1], &[0; 8]] {
+            assert_eq!(NoReply::decode(bytes), Err(RecordError::NoReply));
+        }
+        assert_eq!(RecordError::NoReply.to_string(), "reply on a channel whose format has none");
+        assert_eq!(RecordError::NoReply.errno(), 22);
+    }
+}

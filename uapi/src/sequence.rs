@@ -4,7 +4,8 @@ use crate::RecordError;
 
 /// A record's number: 31 bits, counts dropped records too, wraps from `INT_MAX` to 0.
 ///
-/// Source: Linux `drivers/iommu/iommufd/eventq.c`, `struct iommufd_vevent_header`.
+/// Source: Linux `include/uapi/linux/iommufd.h`, `struct iommufd_vevent_header`, and
+/// `drivers/iommu/iommufd/iommufd_private.h`, `iommufd_vevent_handler()`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Sequence(u32);
 

@@ -34,6 +34,8 @@ impl fmt::Debug for Le64 {
 ///
 /// The four words are an event queue entry (Arm IHI 0070, "Event records") whose StreamID was
 /// replaced by the virtual one.
+///
+/// Source: Linux `include/uapi/linux/iommufd.h`.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Smmuv3Event {
@@ -54,6 +56,8 @@ impl EventRecord for Smmuv3Event {
 
 /// An error of a Tegra241 virtual command queue; byte-identical to Linux
 /// `struct iommu_vevent_tegra241_cmdqv`.
+///
+/// Source: Linux `include/uapi/linux/iommufd.h`.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Tegra241CmdqvEvent {

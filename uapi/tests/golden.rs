@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use recordfd_uapi::acpi_genl::{AcpiGenlEvent, AcpiGenlMessage, ATTR_EVENT, CMD_EVENT};
+use recordfd_uapi::acpi_genl::{
+    AcpiGenlError, AcpiGenlEvent, AcpiGenlMessage, AcpiGenlMessages, ATTR_EVENT, CMD_EVENT,
+};
 use recordfd_uapi::{
     EventFlags, EventHeader, FixedText, LinuxEvent, LinuxEvents, LossMeter, PageResponse, PageResponseCode,
     Payload, PgFault, Record, Sequence, Tegra241CmdqvEvent,
@@ -256,6 +258,25 @@ fn kernel_output_decodes_to_its_stated_meaning() {
     assert_eq!(checked, BTreeMap::from(expected));
     let all = KERNEL.lines().filter(|line| line.starts_with("HEX|")).count();
     assert_eq!((checked.values().sum::<usize>(), all), (57, 57));
+}
+
+#[test]
+fn kernel_messages_are_walked_in_one_buffer() {
+    let messages: Vec<Vec<u8>> = kernel_lines()
+        .filter(|(kind, _, rest)| *kind == "HEX" && rest.starts_with("68|"))
+        .map(|(_, _, rest)| kernel_bytes(rest))
+        .collect();
+    let mut buffer = messages.concat();
+    let whole: Vec<_> = AcpiGenlMessages::new(&buffer).map(|item| item.unwrap().encode()).collect();
+    assert_eq!(whole.concat(), buffer);
+    // The first message's command, which is not an event's any more, and the last one's end.
+    buffer[16] = 2;
+    buffer.pop();
+    let mut items: Vec<_> = AcpiGenlMessages::new(&buffer).collect();
+    assert_eq!(items.len(), messages.len());
+    assert_eq!(items.pop(), Some(Err(AcpiGenlError::Truncated { found: 67 })));
+    assert_eq!(items.remove(0), Err(AcpiGenlError::Command { cmd: 2 }));
+    assert!(items.iter().all(Result::is_ok));
 }
 
 #[test]

@@ -243,7 +243,8 @@ fn nothing_in_the_header_is_left_out() {
     }
 }
 
-/// Constants of the crate's code and flag types, and its pinned structs, as its source has them.
+/// Constants of the crate's modules, code and flag types, and its pinned structs, as its source has
+/// them.
 fn declared_in_rust() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for file in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap() {
@@ -253,6 +254,8 @@ fn declared_in_rust() -> BTreeSet<String> {
             let item = line.trim_start();
             if let Some(rest) = line.strip_prefix("pin_layout!(") {
                 names.insert(word(rest));
+            } else if let Some(rest) = line.strip_prefix("pub const ").filter(|rest| !rest.contains("fn ")) {
+                names.insert(format!("const {}", word(rest)));
             } else if line == "wire_code! {" || line == "wire_flags! {" {
                 owner = Some(String::new());
             } else if line == "}" {
@@ -275,13 +278,19 @@ fn declared_in_rust() -> BTreeSet<String> {
 #[test]
 fn nothing_in_rust_is_left_out() {
     let declared = declared_in_rust();
-    for sample in ["Offer", "PciErrorStep::RESUME", "PgFaultPerm::PRIV", "Transport::KERNEL"] {
+    for sample in
+        ["Offer", "PciErrorStep::RESUME", "PgFaultPerm::PRIV", "Transport::KERNEL", "const WRITE_MAX"]
+    {
         assert!(declared.contains(sample), "{sample}: {declared:?}");
     }
     let structs = structs();
     let constants = constants();
     for name in declared {
         let known = match name.split_once("::") {
+            None if name.starts_with("const ") => {
+                let last = |rust: &'static str| rust.rsplit([':', ' ']).next();
+                constants.iter().any(|constant| last(constant.rust) == name.strip_prefix("const "))
+            }
             Some(_) => constants.iter().any(|constant| {
                 constant.rust.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('.'))
             }),

@@ -5,16 +5,15 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::thread;
 use std::time::Duration;
-use std::{fs, thread};
 
 use recordfd_uapi::{Event, FixedText, Sequence};
 
-use crate::compiler::{compile, skip, C11, VARIANTS};
+use crate::compiler::{compile, C11, VARIANTS};
 use crate::helpers::{encoded, notification};
 
-/// The whole repository's, absent where only this crate was unpacked.
-const READER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/c/read_records.c");
+const READER: &str = include_str!("../../../examples/c/read_records.c");
 
 /// Runs the C reader on a non-blocking socket that gets `chunks` one after the other.
 fn read_records(program: &Path, arguments: &[&str], chunks: &[&[u8]]) -> Output {
@@ -38,9 +37,6 @@ fn read_records(program: &Path, arguments: &[&str], chunks: &[&[u8]]) -> Output 
 
 #[test]
 fn c_reader_prints_events_and_losses() {
-    let Ok(source) = fs::read_to_string(READER) else {
-        return skip("no examples here");
-    };
     let mut strange = notification(13);
     strange.payload.device_class = FixedText::EMPTY;
     strange.payload.bus_id = FixedText::new("sixteen\x1bbytes\\ok").unwrap();
@@ -55,7 +51,7 @@ fn c_reader_prints_events_and_losses() {
     bad[71] = 0x80;
     for (name, flags) in VARIANTS.iter() {
         let flags = [&C11, flags.as_slice()].concat();
-        let program = compile(&format!("reader-{name}"), "gcc", &flags, &source).unwrap();
+        let program = compile(&format!("reader-{name}"), "gcc", &flags, READER).unwrap();
         let outcome = |arguments: &[&str], chunks: &[&[u8]]| {
             let output = read_records(&program, arguments, chunks);
             let errors = String::from_utf8(output.stderr).unwrap();

@@ -7,7 +7,7 @@ use recordfd_uapi::{
     AcpiNotify, AcpiOst, ChannelInfo, DeviceAck, DeviceAckCode, DeviceRequest, DeviceRequestKind, Event,
     EventFlags, EventHeader, Format, Mixed, Offer, PageResponse, PageResponseCode, PciChannelState, PciError,
     PciErrorFlags, PciErrorResult, PciErrorStep, PciErsResult, PgFault, PgFaultFlags, PgFaultPerm, Sequence,
-    Smmuv3Event, Tegra241CmdqvEvent, Transport,
+    Smmuv3Event, Tegra241CmdqvEvent, Transport, WRITE_MAX,
 };
 use zerocopy::FromZeros;
 
@@ -107,6 +107,7 @@ pub(crate) fn constants() -> Vec<Constant> {
         RECORDFD_FORMAT_PCI_ERROR_V1 = Format::PCI_ERROR_V1.0;
         RECORDFD_FORMAT_DEVICE_REQUEST_V1 = Format::DEVICE_REQUEST_V1.0;
         RECORDFD_FORMAT_MIXED_V1 = Format::MIXED_V1.0;
+        RECORDFD_WRITE_MAX = WRITE_MAX;
         RECORDFD_SEQUENCE_MAX = Sequence::MAX.get();
         RECORDFD_EVENT_FLAG_LOST_EVENTS = EventFlags::LOST_EVENTS.bits();
         RECORDFD_EVENT_FLAG_CANCELLED = EventFlags::CANCELLED.bits();
