@@ -58,10 +58,15 @@ pub fn send_descriptor(socket: impl AsFd, bytes: &[u8], descriptor: BorrowedFd<'
 ///
 /// # Errors
 ///
-/// [`Error::NoDescriptor`] when none came, [`Error::DescriptorsCutOff`] when the kernel could not
-/// deliver all (this process's table is full) and those that came were closed, [`Error::Closed`] at
-/// the end of the stream, [`Error::Os`] for everything else.
+/// [`Error::Option`] when `bytes` is empty, [`Error::NoDescriptor`] when no descriptor came,
+/// [`Error::DescriptorsCutOff`] when the kernel could not deliver all (this process's table is full) and
+/// those that came were closed, [`Error::Closed`] at the end of the stream, [`Error::Os`] for everything
+/// else.
 pub fn recv_descriptor(socket: impl AsFd, bytes: &mut [u8]) -> Result<(usize, OwnedFd), Error> {
+    if bytes.is_empty() {
+        let reason = "a message takes at least a byte";
+        return Err(Error::Option { name: "bytes", value: 0, reason });
+    }
     let received = sys::recv_descriptors(socket.as_fd(), bytes);
     match received.map_err(|source| Error::os("recvmsg", source))? {
         (_, _, true) => Err(Error::DescriptorsCutOff),

@@ -10,8 +10,6 @@ use recordfd::event::Received;
 use recordfd::uapi::{AcpiNotify, AcpiOst, Sequence};
 use recordfd::{DrainError, Options, TryRecvError, TrySendError};
 
-type Make = fn(&Options) -> (Tx, Rx);
-
 /// Expands to one module for each transport, with every test in it.
 macro_rules! on_every_transport {
     ($($test:ident),* $(,)?) => {

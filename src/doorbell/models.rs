@@ -113,9 +113,20 @@ impl Consumer {
                 return Got::Records(got);
             }
             if self.waiter.try_sleep(&world.armed, &world.tokens, has_work) {
+                // The second half of the contract: left empty is left unreadable, but for a token that
+                // was under way or that a send since then has claimed.
+                assert!(
+                    !world.tokens.is_readable() || self.waiter.owned > 0 || self.is_claimed(),
+                    "readable while empty"
+                );
                 return Got::Records(got);
             }
         }
+    }
+
+    /// Whether a producer has taken the arming, or closed, since.
+    fn is_claimed(&self) -> bool {
+        self.world.armed.load(Acquire) != ARMED || self.world.closed.load(Acquire) == 1
     }
 
     /// Receives as an event loop does, only when the descriptor is readable, until `total` records

@@ -124,7 +124,7 @@ pub fn socket<R: EventRecord>(options: &Options) -> Result<(Sender<R>, Unattache
     carrier::set_depth::<R::Reply>(&far, options.reply_depth)?;
     let near = Arc::new(near);
     let replies = Rx::new(RxCarrier::Socket(carrier::Rx::new(near.clone())), options.busy_poll);
-    let sender = Sender::new(Tx::Socket(carrier::Tx::new(near, Some(depth))), replies, options.overflow);
+    let sender = Sender::new(Tx::Socket(carrier::Tx::new(near, depth)), replies, options.overflow);
     Ok((sender, UnattachedEnd::new(far, ChannelInfo::new(R::FORMAT, Transport::SOCKET, depth))))
 }
 
@@ -159,7 +159,7 @@ pub fn socket_receiver<R: EventRecord>(options: &Options) -> Result<(Receiver<R>
     let near = Arc::new(near);
     let receiver = Receiver::new(
         Rx::new(RxCarrier::Socket(carrier::Rx::new(near.clone())), options.busy_poll),
-        Tx::Socket(carrier::Tx::new(near, Some(reply_depth))),
+        Tx::Socket(carrier::Tx::new(near, reply_depth)),
     );
     Ok((receiver, UnattachedEnd::new(far, ChannelInfo::new(R::FORMAT, Transport::SOCKET, depth))))
 }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{Event, EventRecord, Format, LossMeter, Payload, Sequence};
+use recordfd_uapi::{Event, EventRecord, Format, LossMeter, Sequence};
 
 use super::adopt;
 use crate::error::{Error, TryRecvError, TrySendError, Violation};
@@ -100,7 +100,7 @@ impl<R: EventRecord> Receiver<R> {
     pub fn from_socket(socket: OwnedFd, format: Format) -> Result<Self, Error> {
         let socket = adopt::<R>(socket, format)?;
         let rx = Rx::new(RxCarrier::Socket(carrier::Rx::new(socket.clone())), Duration::ZERO);
-        Ok(Self::new(rx, Tx::Socket(carrier::Tx::new(socket, None))))
+        Ok(Self::new(rx, Tx::Socket(carrier::Tx::new(socket, u32::MAX))))
     }
 
     /// Attaches an end that another receiver has read from before, between two records.
@@ -145,7 +145,7 @@ impl<R: EventRecord> Receiver<R> {
         let (meter, counters) = (&mut self.meter, &mut self.counters);
         let mut slots = items.iter_mut();
         let received = self.rx.recv(slots.len(), |event| {
-            let item = take(meter, &event)?;
+            let item = take(meter, event)?;
             counters.dropped += u64::from(item.lost());
             counters.received += u64::from(item.record().is_some());
             if let Some(slot) = slots.next() {
@@ -199,10 +199,7 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// [`TrySendError::Full`] while the sender has too many unread, [`TrySendError::Closed`] when it is
     /// gone, [`TrySendError::Io`]; the reply is given back.
-    pub fn reply(&mut self, reply: R::Reply) -> Result<(), TrySendError<R::Reply>>
-    where
-        R::Reply: Payload,
-    {
+    pub fn reply(&mut self, reply: R::Reply) -> Result<(), TrySendError<R::Reply>> {
         self.replies.send(1, |_| reply).map_err(|error| error.with(reply))?;
         self.counters.replies += 1;
         Ok(())
@@ -216,6 +213,7 @@ impl<R: EventRecord> Receiver<R> {
 }
 
 /// The item that `event` is, after what `meter` has seen.
+#[inline]
 fn take<R: EventRecord>(meter: &mut LossMeter, event: &Event<R>) -> Result<Received<R>, Violation> {
     let sequence = event.sequence();
     if !event.is_lost() {

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{Event, EventRecord, Format, Payload, Sequence};
+use recordfd_uapi::{Event, EventRecord, Format, Sequence};
 
 use super::adopt;
 use crate::channel::Overflow;
@@ -92,7 +92,7 @@ impl<R: EventRecord> Sender<R> {
     pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Error> {
         let socket = adopt::<R>(socket, format)?;
         let replies = Rx::new(RxCarrier::Socket(carrier::Rx::new(socket.clone())), Duration::ZERO);
-        let tx = Tx::Socket(carrier::Tx::new(socket, Some(depth.max(1))));
+        let tx = Tx::Socket(carrier::Tx::new(socket, depth.max(1)));
         Ok(Self::new(tx, replies, Overflow::DropNewest))
     }
 
@@ -150,21 +150,19 @@ impl<R: EventRecord> Sender<R> {
 
     /// Receives the next reply. Also writes a notice of loss, as [`flush`](Self::flush) does.
     ///
-    /// Poll the sender's descriptor to wait for replies.
+    /// Poll the sender's descriptor to wait for replies. Where the format has none, this tells when the
+    /// receiver is gone or has written what it must not.
     ///
     /// # Errors
     ///
     /// [`TryRecvError::Empty`], [`TryRecvError::Closed`] when the receiver is gone and its last reply
     /// was received, [`TryRecvError::PeerViolation`] when it wrote what is no reply.
-    pub fn try_recv_reply(&self) -> Result<R::Reply, TryRecvError>
-    where
-        R::Reply: Payload,
-    {
+    pub fn try_recv_reply(&self) -> Result<R::Reply, TryRecvError> {
         // No room, or nobody there: the notice stays pending, and the receive below tells the rest.
         let _ = self.flush();
         let mut reply = None;
         lock(&self.0.replies).recv(1, |item| {
-            reply = Some(item);
+            reply = Some(*item);
             Ok(())
         })?;
         let reply = reply.ok_or(TryRecvError::Empty)?;
@@ -249,6 +247,7 @@ impl<R: EventRecord> Stream<R> {
     }
 
     fn flush(&mut self) -> Result<(), TrySendError<()>> {
+        self.tx.finish()?;
         if let Some(notice) = self.unwritten_notice() {
             self.tx.send(1, |_| notice)?;
             self.forget_loss();
@@ -274,8 +273,9 @@ impl<R: EventRecord> Drop for Shared<R> {
             return;
         }
         let mut stream = lock(&self.stream);
+        // These fail only when nobody is there to read, or when someone has shrunk the send buffer.
+        let _ = stream.tx.finish();
         if let (Some(notice), Tx::Socket(tx)) = (stream.unwritten_notice(), &mut stream.tx) {
-            // Fails only when nobody is there to read it.
             let _ = tx.send_last(notice);
         }
     }

@@ -8,6 +8,9 @@ use nix::errno::Errno;
 
 /// The most descriptors Linux puts on one message (`SCM_MAX_FD`, include/net/scm.h).
 const MOST: usize = 253;
+/// A descriptor of the sending process, which the kernel adds if a socket option (`SO_PASSPIDFD`) asks
+/// for it (`SCM_PIDFD`, include/linux/socket.h).
+const SCM_PIDFD: libc::c_int = 4;
 /// Room for them, and for the credentials that a socket option may add, as words for alignment.
 const CONTROL_WORDS: usize = (MOST * size_of::<libc::c_int>()).div_ceil(size_of::<usize>()) + 32;
 
@@ -45,22 +48,61 @@ pub(crate) fn recv_descriptors(
         // which is aligned for it.
         let (level, kind, length) =
             unsafe { ((*header).cmsg_level, (*header).cmsg_type, (*header).cmsg_len as usize) };
-        if level == libc::SOL_SOCKET && kind == libc::SCM_RIGHTS {
+        if level == libc::SOL_SOCKET && (kind == libc::SCM_RIGHTS || kind == SCM_PIDFD) {
             // SAFETY: only computes the address behind the header.
             let data = unsafe { libc::CMSG_DATA(header) };
             let bytes = length.saturating_sub(data.addr() - header.addr());
             for index in 0..bytes / size_of::<libc::c_int>() {
-                // SAFETY: the kernel wrote that many descriptor numbers behind an SCM_RIGHTS header;
+                // SAFETY: the kernel wrote that many descriptor numbers behind the header;
                 // read_unaligned asks nothing of their alignment.
                 let number = unsafe { data.cast::<libc::c_int>().add(index).read_unaligned() };
+                if number < 0 {
+                    // In place of a SCM_PIDFD that could not be made.
+                    continue;
+                }
                 // SAFETY: the kernel has just installed this descriptor for this message, so nobody
                 // else knows it; dropping the value closes it.
                 let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
-                first.get_or_insert(descriptor);
+                if kind == libc::SCM_RIGHTS {
+                    first.get_or_insert(descriptor);
+                }
             }
         }
         // SAFETY: `header` came from this message's list.
         header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
     }
     Ok((received, first, message.msg_flags & libc::MSG_CTRUNC != 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// Descriptors of processes that this one has open.
+    fn pidfds() -> usize {
+        let links = std::fs::read_dir("/proc/self/fd").unwrap();
+        let links = links.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+        links.filter(|link| link.to_string_lossy().contains("pidfd")).count()
+    }
+
+    #[test]
+    fn descriptor_that_the_kernel_adds_is_closed_and_is_not_the_one_sent() {
+        let (mut near, far) = UnixStream::pair().unwrap();
+        let on: libc::c_int = 1;
+        // SAFETY: the option takes one int, which is a live local.
+        let set = unsafe {
+            let (value, length) = ((&raw const on).cast(), size_of_val(&on) as _);
+            libc::setsockopt(far.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PASSPIDFD, value, length)
+        };
+        if set != 0 {
+            return eprintln!("skipped: before Linux 6.5 the kernel adds none");
+        }
+        near.write_all(b"x").unwrap();
+        let (bytes, descriptor, _) = recv_descriptors(far.as_fd(), &mut [0; 8]).unwrap();
+        assert_eq!((bytes, descriptor.is_none(), pidfds()), (1, true, 0));
+    }
 }

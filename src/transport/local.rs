@@ -87,6 +87,10 @@ impl<T: Record> Tx<T> {
         item: impl Fn(usize) -> T,
     ) -> Result<usize, TrySendError<()>> {
         self.check_open()?;
+        if count == 0 {
+            // Nothing follows that could tell an announced loss: the announcement must stay.
+            return Ok(0);
+        }
         let queue = &self.shared.queue;
         if queue.is_full() {
             return Err(TrySendError::Full(()));
@@ -169,7 +173,7 @@ impl<T: Record> Rx<T> {
         &mut self,
         most: usize,
         received: &mut Received,
-        sink: &mut impl FnMut(T) -> Result<(), Violation>,
+        sink: &mut impl FnMut(&T) -> Result<(), Violation>,
     ) -> Result<(), TryRecvError> {
         if most == 0 {
             return Ok(());
@@ -183,7 +187,7 @@ impl<T: Record> Rx<T> {
             if received.items() < most {
                 if let Some(item) = self.shared.queue.pop() {
                     self.seen_loss = 0;
-                    sink(item).map_err(TryRecvError::PeerViolation)?;
+                    sink(&item).map_err(TryRecvError::PeerViolation)?;
                     received.count += 1;
                     continue;
                 }
@@ -200,6 +204,10 @@ impl<T: Record> Rx<T> {
             received.found = received.items() + left;
             if received.items() > 0 && (left > 0 || self.has_work()) {
                 self.waiter.keep_readable(&self.shared.bell);
+                if left == 0 {
+                    // Every record was read, and what is left to tell is none.
+                    self.shared.emptied.open();
+                }
                 return Ok(());
             }
             if self.fall_asleep() {

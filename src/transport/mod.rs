@@ -18,6 +18,9 @@ use recordfd_uapi::{Record, Sequence};
 
 use crate::error::{DrainError, TryRecvError, TrySendError, Violation};
 
+/// Beyond any use, and short enough to be added to a point in time.
+const MOST_BUSY_POLL: Duration = Duration::from_secs(1 << 30);
+
 /// The process that made an end. In another one, a child of fork, dropping the end must do nothing
 /// but close descriptors: the parent still uses the channel.
 #[derive(Debug)]
@@ -72,6 +75,15 @@ impl<T: Record> Tx<T> {
             #[cfg(feature = "local")]
             Self::Local(tx) => tx.send(count, item),
             Self::Socket(tx) => tx.send(count, item),
+        }
+    }
+
+    /// Writes what is left of an accepted item, if someone's change of the send buffer cut it.
+    pub(crate) fn finish(&mut self) -> Result<(), TrySendError<()>> {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(_) => Ok(()),
+            Self::Socket(tx) => tx.finish(),
         }
     }
 
@@ -150,7 +162,7 @@ impl<T: Record> Rx<T> {
     pub(crate) fn recv(
         &mut self,
         most: usize,
-        mut sink: impl FnMut(T) -> Result<(), Violation>,
+        mut sink: impl FnMut(&T) -> Result<(), Violation>,
     ) -> Result<Received, TryRecvError> {
         let mut received = Received::default();
         let outcome = match (self.broken, &mut self.carrier) {
@@ -170,7 +182,7 @@ impl<T: Record> Rx<T> {
 
     /// Waits until a receive may bring something; false when `deadline` came first.
     pub(crate) fn wait(&mut self, deadline: Option<Instant>) -> io::Result<bool> {
-        let spin_until = Instant::now() + self.busy_poll;
+        let spin_until = Instant::now() + self.busy_poll.min(MOST_BUSY_POLL);
         let spin_until = deadline.map_or(spin_until, |deadline| deadline.min(spin_until));
         match &mut self.carrier {
             #[cfg(feature = "local")]

@@ -16,15 +16,12 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, getsockopt, recvmsg, sendmsg, setsockopt, socketpair,
     sockopt::SndBuf,
 };
-use recordfd_uapi::Record;
+use recordfd_uapi::{Record, WRITE_MAX};
 
 use super::{Received, wait_for};
 use crate::error::{DrainError, Error, TryRecvError, TrySendError, Violation};
 use crate::sys;
 
-/// The most bytes of one write. AF_UNIX takes a write of this size whole or not at all; much longer
-/// ones it splits.
-const MOST_BYTES: usize = 16 * 1024;
 /// What one small write takes of the send buffer: a 512-byte data area and the kernel's `sk_buff`.
 const WRITE_COST: u32 = 768;
 
@@ -36,7 +33,7 @@ const fn cost_bound(bytes: usize) -> u32 {
 
 /// Records in the longest write of a direction with room for `depth`.
 fn batch_of<T: Record>(depth: u32) -> usize {
-    (MOST_BYTES / T::SIZE).min(depth as usize).max(1)
+    (WRITE_MAX / T::SIZE).min(depth as usize).max(1)
 }
 
 /// Makes a connected pair of sockets, both close-on-exec.
@@ -86,19 +83,18 @@ pub(crate) struct Tx<T> {
     stage: Box<[u8]>,
     /// The rest of a record of which the kernel took only a part: an accepted record, written first.
     owed: std::ops::Range<usize>,
-    /// How many single writes may be unread. `None`: as many as the kernel takes.
-    depth: Option<u32>,
+    /// How many single writes may be unread, if the kernel takes as many.
+    depth: u32,
     /// At most this much of the send buffer is taken.
     taken: u32,
     item: PhantomData<T>,
 }
 
 impl<T: Record> Tx<T> {
-    /// A producer that keeps `depth`, below the size of the send buffer, so that a last write always
-    /// finds room; without it, one that writes until the kernel refuses.
-    pub(crate) fn new(socket: Arc<OwnedFd>, depth: Option<u32>) -> Self {
-        let batch = batch_of::<T>(depth.unwrap_or(64));
-        let stage = vec![0; batch * T::SIZE].into_boxed_slice();
+    /// A producer that keeps to `depth`. Below the size of the send buffer, a last write always finds
+    /// room; with `u32::MAX`, the kernel alone says when there is none.
+    pub(crate) fn new(socket: Arc<OwnedFd>, depth: u32) -> Self {
+        let stage = vec![0; batch_of::<T>(depth) * T::SIZE].into_boxed_slice();
         Self { socket, stage, owed: 0..0, depth, taken: 0, item: PhantomData }
     }
 
@@ -128,20 +124,30 @@ impl<T: Record> Tx<T> {
         self.write(1, |_| item).map(|_| ())
     }
 
+    /// Writes the rest of a record of which the kernel took only a part, if there is one.
+    pub(crate) fn finish(&mut self) -> Result<(), TrySendError<()>> {
+        if !self.owed.is_empty() {
+            let written = self.write_bytes(self.owed.clone())?;
+            self.owed.start += written;
+            if !self.owed.is_empty() {
+                return Err(TrySendError::Full(()));
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn watch(&self) -> Watch<T> {
         Watch(self.socket.clone(), PhantomData)
     }
 
     pub(crate) fn capacity(&self) -> usize {
-        let buffer = || getsockopt(&*self.socket, SndBuf).unwrap_or(0) / WRITE_COST as usize;
-        self.depth.map_or_else(buffer, |depth| depth as usize)
+        self.depth as usize
     }
 
     /// Whether a write stays within the depth. Asks the kernel what was read only when the bound says
     /// no.
     fn has_room(&mut self) -> Result<bool, TrySendError<()>> {
-        let Some(depth) = self.depth else { return Ok(true) };
-        let limit = depth.saturating_mul(WRITE_COST);
+        let limit = self.depth.saturating_mul(WRITE_COST);
         if self.taken >= limit {
             self.taken =
                 sys::unread_bytes(self.socket.as_fd()).map_err(|error| TrySendError::Io((), error))?;
@@ -151,13 +157,7 @@ impl<T: Record> Tx<T> {
 
     /// Writes as many of `count` items as one write holds; returns how many the kernel took.
     fn write(&mut self, count: usize, item: impl Fn(usize) -> T) -> Result<usize, TrySendError<()>> {
-        if !self.owed.is_empty() {
-            let written = self.write_bytes(self.owed.clone())?;
-            self.owed.start += written;
-            if !self.owed.is_empty() {
-                return Err(TrySendError::Full(()));
-            }
-        }
+        self.finish()?;
         let count = count.min(self.stage.len() / T::SIZE);
         for (index, slot) in self.stage.chunks_exact_mut(T::SIZE).take(count).enumerate() {
             item(index).encode(slot);
@@ -218,7 +218,7 @@ impl<T: Record> Rx<T> {
         &mut self,
         most: usize,
         received: &mut Received,
-        sink: &mut impl FnMut(T) -> Result<(), Violation>,
+        sink: &mut impl FnMut(&T) -> Result<(), Violation>,
     ) -> Result<(), TryRecvError> {
         let wanted = most.min(self.stage.len() / T::SIZE) * T::SIZE;
         if wanted == 0 {
@@ -235,7 +235,7 @@ impl<T: Record> Rx<T> {
         received.found = records.len();
         for bytes in &mut records {
             let item = T::decode(bytes).map_err(|error| TryRecvError::PeerViolation(error.into()))?;
-            sink(item).map_err(TryRecvError::PeerViolation)?;
+            sink(&item).map_err(TryRecvError::PeerViolation)?;
             received.count += 1;
         }
         self.part = records.remainder().len();
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn cost_bound_covers_what_the_kernel_charges() {
-        for bytes in (1..=MOST_BYTES).step_by(61).chain([192, 193, 704, 705, 1728, 1729, 3776, 3777]) {
+        for bytes in (1..=WRITE_MAX).step_by(61).chain([192, 193, 704, 705, 1728, 1729, 3776, 3777]) {
             let (near, _far) = pair().expect("a socketpair can be made");
             let data = vec![0; bytes];
             let sent =

@@ -3,14 +3,18 @@
 #![allow(dead_code, reason = "no single test uses all of it")]
 #![allow(unreachable_pub, reason = "compiled into each test")]
 
+use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use recordfd::Options;
 use recordfd::event::{self, Received, Receiver, Sender};
-use recordfd::uapi::{AcpiNotify, FixedText};
+use recordfd::uapi::{AcpiNotify, Event, FixedText, Record, Sequence};
 
 pub type Tx = Sender<AcpiNotify>;
 pub type Rx = Receiver<AcpiNotify>;
@@ -64,6 +68,96 @@ pub fn socket_made_by_receiver(options: &Options) -> (Tx, Rx) {
     let (rx, end) = event::socket_receiver(options).unwrap();
     let info = end.info();
     (Tx::from_socket(end.into(), info.format, info.depth).unwrap(), rx)
+}
+
+/// A receiver, and its peer as a plain stream.
+pub fn receiver_and_peer(options: &Options) -> (Rx, UnixStream) {
+    let (rx, end) = event::socket_receiver(options).unwrap();
+    (rx, UnixStream::from(OwnedFd::from(end)))
+}
+
+/// A sender, and its peer as a plain stream.
+pub fn sender_and_peer(options: &Options) -> (Tx, UnixStream) {
+    let (tx, end) = event::socket(options).unwrap();
+    (tx, UnixStream::from(OwnedFd::from(end)))
+}
+
+/// Bytes of one record on the wire.
+pub const RECORD: usize = Event::<AcpiNotify>::SIZE;
+
+/// Record number `sequence` on the wire, its `data` the same number.
+pub fn wire(sequence: u32) -> [u8; RECORD] {
+    encoded(Event::new(Sequence::wrapping(sequence), notify(0x80, sequence)))
+}
+
+/// The notice on the wire that records up to number `sequence` were lost.
+pub fn wire_lost(sequence: u32) -> [u8; RECORD] {
+    encoded(Event::lost(Sequence::wrapping(sequence)))
+}
+
+fn encoded(event: Event<AcpiNotify>) -> [u8; RECORD] {
+    let mut bytes = [0; RECORD];
+    event.encode(&mut bytes);
+    bytes
+}
+
+/// What `work` returns; fails when it has not returned soon.
+pub fn soon<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, result) = mpsc::channel();
+    let worker = thread::spawn(move || done.send(work()));
+    match result.recv_timeout(SOON) {
+        Ok(value) => value,
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("a call that should not wait has not returned"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => {
+            std::panic::resume_unwind(worker.join().unwrap_err());
+        }
+    }
+}
+
+/// Waits until `condition` holds; false when it does not soon.
+///
+/// For a hang-up, say: while another test starts a process, that one has a copy of every descriptor.
+pub fn until(mut condition: impl FnMut() -> bool) -> bool {
+    let began = Instant::now();
+    while !condition() {
+        if began.elapsed() > SOON {
+            return false;
+        }
+        thread::yield_now();
+    }
+    true
+}
+
+/// Descriptors this process has open. Of use in a process of its own only.
+pub fn open_descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Makes a channel, both ends in this process.
+pub type Make = fn(&Options) -> (Tx, Rx);
+
+/// Every way to make one.
+pub const EVERY_MAKE: &[Make] = &[
+    #[cfg(feature = "local")]
+    local,
+    socket,
+    socket_made_by_receiver,
+];
+
+/// Runs `test`, the test `name`, in a process of its own: for what is counted or limited by process.
+pub fn in_own_process(name: &str, test: impl FnOnce()) {
+    if in_child() {
+        return test();
+    }
+    let null = fs::File::open("/dev/null").unwrap();
+    finish(spawn_child(name, null.into()));
+}
+
+/// Waits for a process that [`spawn_child`] started; fails unless its test ran and passed.
+pub fn finish(child: Child) {
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{}: {text}", output.status);
 }
 
 /// Runs the test `name` of this binary again as a child process with `stdin`; [`in_child`] says true

@@ -58,10 +58,12 @@ pub trait Payload:
 impl<T: Payload> Record for T {
     const SIZE: usize = size_of::<T>();
 
+    #[inline]
     fn encode(&self, out: &mut [u8]) {
         out.copy_from_slice(self.as_bytes());
     }
 
+    #[inline]
     fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         let item = T::read_from_bytes(bytes)
             .map_err(|_| RecordError::Length { expected: Self::SIZE, found: bytes.len() })?;

@@ -16,6 +16,7 @@ impl Sequence {
     pub const MAX: Self = Self(0x7fff_ffff);
 
     /// The low 31 bits of `value`.
+    #[inline]
     pub const fn wrapping(value: u32) -> Self {
         Self(value & Self::MAX.0)
     }
@@ -25,6 +26,7 @@ impl Sequence {
     /// # Errors
     ///
     /// [`RecordError::Sequence`] when it is above `INT_MAX`.
+    #[inline]
     pub const fn from_wire(value: u32) -> Result<Self, RecordError> {
         if value > Self::MAX.0 {
             Err(RecordError::Sequence { found: value })
@@ -34,27 +36,32 @@ impl Sequence {
     }
 
     /// The number as an integer in `0..=INT_MAX`.
+    #[inline]
     pub const fn get(self) -> u32 {
         self.0
     }
 
     /// The number `count` records later.
     #[must_use]
+    #[inline]
     pub const fn plus(self, count: u32) -> Self {
         Self::wrapping(self.0.wrapping_add(count))
     }
 
     /// How many records later than `earlier` this one is, modulo 2^31.
+    #[inline]
     pub const fn since(self, earlier: Self) -> u32 {
         Self::wrapping(self.0.wrapping_sub(earlier.0)).0
     }
 
     /// Records lost before this data record, when `last` was the one read before it.
+    #[inline]
     pub const fn lost_before(self, last: Self) -> u32 {
         Self::wrapping(self.since(last).wrapping_sub(1)).0
     }
 
     /// Records a `LOST_EVENTS` header with this number stands for, when `last` was read before it.
+    #[inline]
     pub const fn lost_through(self, last: Self) -> u32 {
         self.since(last)
     }
@@ -89,6 +96,7 @@ impl LossMeter {
     }
 
     /// Takes note of a data record; returns how many were lost before it.
+    #[inline]
     pub fn record(&mut self, sequence: Sequence) -> u32 {
         let lost = self.last.map_or(0, |last| sequence.lost_before(last));
         self.last = Some(sequence);
@@ -96,6 +104,7 @@ impl LossMeter {
     }
 
     /// Takes note of a `LOST_EVENTS` header; returns how many records it stands for.
+    #[inline]
     pub fn lost_header(&mut self, sequence: Sequence) -> u32 {
         let lost = self.last.map_or(0, |last| sequence.lost_through(last));
         self.last = Some(sequence);

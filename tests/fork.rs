@@ -1,0 +1,84 @@
+//! Fork without exec: a child that drops ends it never attached does nothing to the channel.
+
+mod common;
+
+use common::*;
+use fork::{Fork, fork, waitpid};
+use recordfd::event::Received;
+use recordfd::uapi::AcpiOst;
+use recordfd::{Options, TryRecvError};
+
+/// Forks; the child drops `ends` and goes, the parent waits for that and keeps them.
+fn dropped_in_a_child<T>(ends: T) -> T {
+    match fork().unwrap() {
+        Fork::Child => {
+            drop(ends);
+            std::process::exit(0);
+        }
+        Fork::Parent(child) => {
+            assert_eq!(waitpid(child).unwrap(), 0, "the child failed");
+            ends
+        }
+    }
+}
+
+/// A channel of depth 4 that is full and has a loss of 3 pending.
+fn with_loss(make: Make) -> (Tx, Rx) {
+    let (tx, rx) = make(&Options::new().depth(4));
+    (0..7).for_each(|data| tx.post(notify(0x80, data)).unwrap());
+    (tx, rx)
+}
+
+/// Fails unless `with_loss` is as it was, and still a channel.
+fn assert_untouched(tx: Tx, mut rx: Rx, loss_is_told_at_once: bool) {
+    assert!(!tx.is_closed());
+    for data in 0..4 {
+        assert_eq!(summary(rx.try_recv().unwrap()), (0, Some(data)));
+    }
+    let mut lost = 3;
+    if loss_is_told_at_once {
+        assert_eq!(rx.try_recv().unwrap(), Received::Lost { count: 3 });
+        lost = 0;
+    }
+    assert!(matches!(rx.try_recv(), Err(TryRecvError::Empty)), "neither closed nor a notice");
+    assert!(!readable(&rx));
+    tx.try_send(notify(0x80, 7)).unwrap();
+    assert_eq!(summary(rx.recv().unwrap()), (lost, Some(7)));
+    assert!(matches!(tx.try_recv_reply(), Err(TryRecvError::Empty)));
+    rx.reply(AcpiOst::new(1, 2, 3)).unwrap();
+    assert_eq!(tx.try_recv_reply().unwrap(), AcpiOst::new(1, 2, 3));
+    drop(tx);
+    assert!(matches!(rx.recv(), Err(TryRecvError::Closed)));
+}
+
+fn in_every_order(make: Make, loss_is_told_at_once: bool) {
+    let (tx, rx) = with_loss(make);
+    let tx = dropped_in_a_child(tx);
+    assert_untouched(tx, rx, loss_is_told_at_once);
+
+    let (tx, rx) = with_loss(make);
+    let rx = dropped_in_a_child(rx);
+    assert_untouched(tx, rx, loss_is_told_at_once);
+
+    let (tx, rx) = with_loss(make);
+    let (rx, tx) = dropped_in_a_child((rx, tx));
+    let (clone, tx, rx) = dropped_in_a_child((tx.clone(), tx, rx));
+    drop(clone);
+    assert_untouched(tx, rx, loss_is_told_at_once);
+}
+
+#[cfg(feature = "local")]
+#[test]
+fn child_that_drops_local_ends_does_nothing_to_the_channel() {
+    in_own_process("child_that_drops_local_ends_does_nothing_to_the_channel", || {
+        in_every_order(common::local, true);
+    });
+}
+
+#[test]
+fn child_that_drops_socket_ends_does_nothing_to_the_channel() {
+    in_own_process("child_that_drops_socket_ends_does_nothing_to_the_channel", || {
+        in_every_order(common::socket, false);
+        in_every_order(common::socket_made_by_receiver, false);
+    });
+}

@@ -1,0 +1,67 @@
+//! No loss is silent, whatever a sender does between the loss and its end.
+
+mod common;
+
+use common::*;
+use recordfd::event::Received;
+use recordfd::{Options, TryRecvError};
+
+/// A channel of depth 4 of which the first record was read, three wait, and three after them are lost.
+fn with_loss(make: Make) -> (Tx, Rx) {
+    let (tx, mut rx) = make(&Options::new().depth(4));
+    (0..7).for_each(|data| tx.post(notify(0x80, data)).unwrap());
+    assert_eq!(summary(rx.try_recv().unwrap()), (0, Some(0)));
+    (tx, rx)
+}
+
+fn all(mut rx: Rx) -> Vec<Received<u32>> {
+    let mut all = Vec::new();
+    loop {
+        match rx.recv() {
+            Ok(Received::Record { lost, sequence, record }) => {
+                all.push(Received::Record { lost, sequence, record: record.data });
+            }
+            Ok(Received::Lost { count }) => all.push(Received::Lost { count }),
+            Err(TryRecvError::Closed) => return all,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+fn lost(all: &[Received<u32>]) -> u32 {
+    all.iter().map(Received::lost).sum()
+}
+
+#[test]
+fn empty_batch_forgets_no_loss() {
+    for make in EVERY_MAKE {
+        let (tx, rx) = with_loss(*make);
+        assert_eq!(tx.send_batch(&[]).unwrap(), 0);
+        drop(tx);
+        let all = all(rx);
+        assert_eq!(all.last(), Some(&Received::Lost { count: 3 }));
+    }
+}
+
+#[test]
+fn every_way_to_go_on_tells_the_loss_once() {
+    let steps: [fn(&Tx); 6] = [
+        |_| (),
+        |tx| tx.try_send(notify(0x80, 7)).unwrap(),
+        |tx| tx.post(notify(0x80, 7)).unwrap(),
+        |tx| assert_eq!(tx.send_batch(&[notify(0x80, 7)]).unwrap(), 1),
+        |tx| tx.flush().unwrap(),
+        |tx| assert!(matches!(tx.try_recv_reply(), Err(TryRecvError::Empty))),
+    ];
+    for make in EVERY_MAKE {
+        for (first, second) in (0..36).map(|pair| (pair / 6, pair % 6)) {
+            let (tx, mut rx) = with_loss(*make);
+            steps[first](&tx);
+            rx.try_recv().unwrap();
+            steps[second](&tx);
+            drop(tx);
+            let all = all(rx);
+            assert_eq!(lost(&all), 3, "steps {first} and {second}: {all:?}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! After set-up no send or receive allocates.
+
+mod common;
+
+use std::hint::black_box;
+use std::thread;
+use std::time::Duration;
+
+use allocation_counter::measure;
+use common::*;
+use recordfd::event::Received;
+use recordfd::uapi::AcpiOst;
+use recordfd::{Options, TryRecvError, TrySendError};
+
+/// Runs `work` and fails if this thread allocates meanwhile.
+fn without<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    let mut result = None;
+    let info = measure(|| result = Some(work()));
+    assert_eq!((info.count_total, info.count_current), (0, 0), "{what} allocates or frees");
+    result.unwrap()
+}
+
+#[test]
+fn counter_sees_an_allocation() {
+    let info = measure(|| drop(black_box(Box::new(7))));
+    assert_eq!((info.count_total, info.count_current), (1, 0));
+}
+
+fn nothing_allocates(make: Make) {
+    let (tx, mut rx) = make(&Options::new().depth(64).reply_depth(8));
+    let record = notify(0x80, 0);
+    let records = [record; 256];
+    let mut items = [Received::default(); 256];
+    let reply = AcpiOst::new(1, 2, 3);
+
+    // Twice: the first use of anything may differ from the later ones.
+    for _ in 0..2 {
+        without("try_send", || tx.try_send(record)).unwrap();
+        without("is_drained", || assert!(!tx.is_drained().unwrap()));
+        without("try_recv", || rx.try_recv()).unwrap();
+        without("try_recv of nothing", || assert!(matches!(rx.try_recv(), Err(TryRecvError::Empty))));
+        without("send_batch", || assert!(tx.send_batch(&records).unwrap() >= 32));
+        while tx.try_send(record).is_ok() {}
+        without("try_send into a full queue", || {
+            assert!(matches!(tx.try_send(record), Err(TrySendError::Full(_))));
+        });
+        without("post that drops", || (0..10).for_each(|_| tx.post(record).unwrap()));
+        without("flush", || drop(tx.flush()));
+        without("recv_batch", || assert!(rx.recv_batch(&mut items).unwrap() >= 64));
+        while rx.try_recv().is_ok() {}
+        without("flush of a loss", || tx.flush()).unwrap();
+        without("post", || tx.post(record)).unwrap();
+        without("recv", || rx.recv()).unwrap();
+        while rx.try_recv().is_ok() {}
+
+        without("recv_timeout of nothing", || {
+            assert!(matches!(rx.recv_timeout(Duration::from_millis(2)), Err(TryRecvError::Empty)));
+        });
+        rx.set_busy_poll(Duration::from_millis(1));
+        without("busy poll", || {
+            assert!(matches!(rx.recv_timeout(Duration::from_millis(2)), Err(TryRecvError::Empty)));
+        });
+        rx.set_busy_poll(Duration::ZERO);
+
+        without("reply", || rx.reply(reply)).unwrap();
+        without("try_recv_reply", || tx.try_recv_reply()).unwrap();
+        without("try_recv_reply of nothing", || {
+            assert!(matches!(tx.try_recv_reply(), Err(TryRecvError::Empty)));
+        });
+        without("is_drained", || assert!(tx.is_drained().unwrap()));
+        without("wait_drained of nothing", || tx.wait_drained(None)).unwrap();
+        without("the looks", || (tx.counters(), rx.counters(), tx.capacity(), tx.is_closed()));
+        without("a clone", || drop(tx.clone()));
+    }
+
+    // The same where the call really waits.
+    let wake_ups = rx.counters().wake_ups;
+    let late = tx.clone();
+    let sender = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(20));
+        late.try_send(record).unwrap();
+    });
+    without("recv_timeout that waits", || rx.recv_timeout(SOON)).unwrap();
+    assert!(rx.counters().wake_ups > wake_ups, "the receiver did not wait");
+    sender.join().unwrap();
+
+    tx.try_send(record).unwrap();
+    let receiver = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(20));
+        rx.try_recv().unwrap();
+        rx
+    });
+    without("wait_drained that waits", || tx.wait_drained(Some(SOON))).unwrap();
+    drop(receiver.join().unwrap());
+    without("try_send to nobody", || assert!(matches!(tx.try_send(record), Err(TrySendError::Closed(_)))));
+}
+
+#[cfg(feature = "local")]
+#[test]
+fn local_channel_allocates_nothing() {
+    nothing_allocates(common::local);
+}
+
+#[test]
+fn socket_allocates_nothing() {
+    nothing_allocates(common::socket);
+}
+
+#[test]
+fn socket_made_by_the_receiver_allocates_nothing() {
+    nothing_allocates(common::socket_made_by_receiver);
+}
