@@ -58,12 +58,8 @@ enum Source {
 
 #[derive(Subcommand)]
 enum Role {
-    /// Be the VMM: receive notifications from an inherited descriptor.
-    Vmm {
-        /// Number of the descriptor.
-        #[arg(long, default_value_t = 0)]
-        fd: i32,
-    },
+    /// Be the VMM: receive notifications from descriptor 0.
+    Vmm,
     /// Be the host, with another program as the VMM; it gets the channel as descriptor 0.
     Host {
         /// The program and its arguments.
@@ -75,11 +71,11 @@ enum Role {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.role {
-        Some(Role::Vmm { fd }) => vmm(*fd),
+        Some(Role::Vmm) => vmm(),
         Some(Role::Host { command }) => host(&arguments, Command::new(&command[0]).args(&command[1..])),
         None => std::env::current_exe()
             .map_err(Into::into)
-            .and_then(|this| host(&arguments, Command::new(this).args(["vmm", "--fd", "0"]))),
+            .and_then(|this| host(&arguments, Command::new(this).arg("vmm"))),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -99,8 +95,8 @@ fn main() -> ExitCode {
 }
 
 /// The VMM: one descriptor to poll, to read and to answer on.
-fn vmm(fd: i32) -> Result<bool> {
-    let end = recordfd::fd::inherit(fd)?;
+fn vmm() -> Result<bool> {
+    let end = recordfd::fd::take_stdin()?;
     let mut receiver = Receiver::<AcpiNotify>::from_socket(end, Format::ACPI_NOTIFY_V1)?;
     let mut out = io::stdout();
     let mut items = [Received::default(); 64];

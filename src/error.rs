@@ -43,14 +43,6 @@ pub enum Error {
     /// The descriptor is not a socket.
     #[error("the descriptor is not a socket")]
     NotASocket(#[source] io::Error),
-    /// The number is not that of a descriptor this process has inherited.
-    #[error("{number} is not an inherited descriptor")]
-    NotInherited {
-        /// The number.
-        number: i32,
-        /// What fcntl said; nothing when the descriptor is open but was made by this process.
-        source: Option<io::Error>,
-    },
     /// A message came without the descriptor it should carry.
     #[error("the message carries no descriptor")]
     NoDescriptor,
@@ -85,7 +77,6 @@ impl Error {
             Self::Option { .. } | Self::Format { .. } | Self::Description(_) => libc::EINVAL,
             Self::Unsupported { .. } => libc::EOPNOTSUPP,
             Self::NotASocket(_) => libc::ENOTSOCK,
-            Self::NotInherited { .. } => libc::EBADF,
             Self::NoDescriptor => libc::ENODATA,
             Self::DescriptorsCutOff => libc::EMFILE,
             Self::Closed => libc::EPIPE,
@@ -197,6 +188,9 @@ pub enum Violation {
         /// Bytes it should have.
         size: usize,
     },
+    /// A read cut a message off: the descriptor is a socket of datagrams or packets, not of a stream.
+    #[error("the descriptor is no stream socket: a message was cut off")]
+    NotAStream,
     /// A loss notice that stands for no loss.
     #[error("a loss notice that stands for no lost record")]
     NothingLost,

@@ -1,10 +1,12 @@
-//! Descriptors on their way between processes: over a socket, or inherited across exec.
+//! Descriptors on their way between processes: over a socket, or as a child's standard input.
 
+use std::fs::File;
 use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::unistd::dup2_stdin;
 
 use crate::error::Error;
 use crate::sys;
@@ -76,19 +78,21 @@ pub fn recv_descriptor(socket: impl AsFd, bytes: &mut [u8]) -> Result<(usize, Ow
     }
 }
 
-/// Takes over a descriptor that this process inherited, by its number.
+/// Takes over the descriptor that this process was started with as its standard input.
 ///
-/// The number usually comes from the command line or the environment. A descriptor that this process
-/// opened itself is refused: it is close-on-exec, which one that crossed an exec never is. The flag is
-/// set here, so the descriptor does not leak into children and cannot be taken twice.
+/// The safe way to hand a child its end: `Command::stdin` takes an `OwnedFd`, and no other code of the
+/// child owns descriptor 0. It is replaced by `/dev/null`, so the end is closed when what is returned
+/// here is dropped, and a second call takes over nothing of use. An end inherited under another number
+/// is taken with [`OwnedFd::from_raw_fd`](std::os::fd::FromRawFd::from_raw_fd), whose caller must know
+/// that nobody else owns it.
 ///
 /// # Errors
 ///
-/// [`Error::NotInherited`] when no such descriptor is open, or it was not inherited.
-pub fn inherit(number: RawFd) -> Result<OwnedFd, Error> {
-    match sys::take_inherited(number) {
-        Ok(Some(descriptor)) => Ok(descriptor),
-        Ok(None) => Err(Error::NotInherited { number, source: None }),
-        Err(source) => Err(Error::NotInherited { number, source: Some(source) }),
-    }
+/// [`Error::Os`] when descriptor 0 cannot be duplicated or `/dev/null` cannot be opened.
+pub fn take_stdin() -> Result<OwnedFd, Error> {
+    let taken = std::io::stdin().as_fd().try_clone_to_owned();
+    let taken = taken.map_err(|source| Error::os("fcntl", source))?;
+    let null = File::open("/dev/null").map_err(|source| Error::os("open", source))?;
+    dup2_stdin(null).map_err(|errno| Error::os("dup2", errno))?;
+    Ok(taken)
 }

@@ -22,12 +22,12 @@ fn options() -> Options {
 
 /// In a child: the receiver's end that it was started with.
 fn inherited_receiver() -> Rx {
-    Rx::from_socket(fd::inherit(0).unwrap(), FORMAT).unwrap()
+    Rx::from_socket(fd::take_stdin().unwrap(), FORMAT).unwrap()
 }
 
 /// In a child: the sender's end that it was started with.
 fn inherited_sender() -> Tx {
-    Tx::from_socket(fd::inherit(0).unwrap(), FORMAT, DEPTH).unwrap()
+    Tx::from_socket(fd::take_stdin().unwrap(), FORMAT, DEPTH).unwrap()
 }
 
 /// Makes a channel and starts the test `name` as a child with the receiver's end.
@@ -94,7 +94,7 @@ fn child_answers_every_record() {
 #[test]
 fn end_passed_on_by_a_process_in_between_is_a_channel() {
     if in_child() {
-        return finish(spawn_child("child_answers_every_record", fd::inherit(0).unwrap()));
+        return finish(spawn_child("child_answers_every_record", fd::take_stdin().unwrap()));
     }
     let (tx, child) = receiving_child("end_passed_on_by_a_process_in_between_is_a_channel");
     assert_all_are_answered(&tx);
@@ -105,7 +105,7 @@ fn end_passed_on_by_a_process_in_between_is_a_channel() {
 #[test]
 fn end_received_over_a_socket_is_a_channel() {
     if in_child() {
-        let end = UnattachedEnd::recv_from(fd::inherit(0).unwrap()).unwrap();
+        let end = UnattachedEnd::recv_from(fd::take_stdin().unwrap()).unwrap();
         let format = end.info().format;
         return answer_all(Rx::from_socket(end.into(), format).unwrap());
     }
@@ -122,7 +122,7 @@ fn end_received_over_a_socket_is_a_channel() {
 fn two_children_need_nobody_between_them() {
     if in_child() {
         let (tx, end) = event::socket(&options()).unwrap();
-        end.send_over(fd::inherit(0).unwrap()).unwrap();
+        end.send_over(fd::take_stdin().unwrap()).unwrap();
         assert_all_are_answered(&tx);
         return tx.wait_drained(Some(SOON)).unwrap();
     }

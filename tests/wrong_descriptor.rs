@@ -4,18 +4,17 @@ mod common;
 
 use std::fs::File;
 use std::net::TcpListener;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use common::*;
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socket, socketpair};
 use recordfd::event::{self, Receiver, Sender};
 use recordfd::uapi::{AcpiNotify, Format, Smmuv3Event};
-use recordfd::{Error, Options, Overflow, TryRecvError, TrySendError, fd};
+use recordfd::{Error, Options, Overflow, TryRecvError, TrySendError, Violation, fd};
 
-const EBADF: i32 = 9;
+const EPROTO: i32 = 71;
 const EINVAL: i32 = 22;
 const ENOTSOCK: i32 = 88;
 const EOPNOTSUPP: i32 = 95;
@@ -186,30 +185,31 @@ fn end_whose_peer_is_gone_already_attaches_and_says_closed() {
 }
 
 #[test]
-fn number_that_is_not_open_is_not_inherited() {
-    for number in [-1, 1 << 30, i32::MAX] {
-        let error = fd::inherit(number).unwrap_err();
-        assert!(matches!(error, Error::NotInherited { source: Some(_), .. }), "{error:?}");
-        assert_says(&error, EBADF, &format!("{number} is not an inherited descriptor"));
-    }
-}
-
-#[test]
-fn descriptor_of_our_own_is_not_inherited_and_stays_open() {
-    let own = File::open("/dev/null").unwrap();
-    let number = own.as_raw_fd();
-    let error = fd::inherit(number).unwrap_err();
-    assert!(matches!(error, Error::NotInherited { source: None, .. }), "{error:?}");
-    assert_says(&error, EBADF, &format!("{number} is not an inherited descriptor"));
-    assert!(fcntl(own.as_fd(), FcntlArg::F_GETFD).is_ok());
-}
-
-#[test]
-fn inherited_number_is_taken_once() {
-    in_own_process("inherited_number_is_taken_once", || {
-        let first = fd::inherit(0).unwrap();
-        assert!(matches!(fd::inherit(0), Err(Error::NotInherited { source: None, .. })));
-        drop(first);
-        assert!(matches!(fd::inherit(0), Err(Error::NotInherited { source: Some(_), .. })));
+fn standard_input_is_taken_once_and_closed_with_the_end() {
+    in_own_process("standard_input_is_taken_once_and_closed_with_the_end", || {
+        let (near, far) = UnixStream::pair().unwrap();
+        nix::unistd::dup2_stdin(far).unwrap();
+        let taken = fd::take_stdin().unwrap();
+        let again = Rx::from_socket(fd::take_stdin().unwrap(), Format::ACPI_NOTIFY_V1);
+        assert!(matches!(again, Err(Error::NotASocket(_))));
+        drop(taken);
+        assert_eq!(std::io::Read::read(&mut &near, &mut [0; 8]).unwrap(), 0, "hung up");
     });
+}
+
+#[test]
+fn message_socket_is_found_out_before_records_are_lost() {
+    for kind in [SockType::SeqPacket, SockType::Datagram] {
+        let (near, far) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        let mut rx = Rx::from_socket(far, Format::ACPI_NOTIFY_V1).unwrap();
+        let message: Vec<u8> = (0..4).flat_map(wire).collect();
+        let sent = nix::sys::socket::send(near.as_raw_fd(), &message, MsgFlags::empty());
+        assert_eq!(sent.unwrap(), message.len());
+        match rx.try_recv() {
+            Err(error @ TryRecvError::PeerViolation(Violation::NotAStream)) => {
+                assert_eq!(error.errno(), EPROTO);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }

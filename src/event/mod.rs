@@ -28,7 +28,12 @@
 //!
 //! An end crosses fork and exec only as a descriptor that is attached on the other side. In a child
 //! that merely inherited the memory of an attached end, the end must not be used; dropping it there
-//! does nothing to the channel.
+//! closes the child's descriptors and does nothing to the channel.
+//!
+//! A socket hangs up when the last copy of its descriptor is closed. Every end is close-on-exec, but a
+//! child of fork holds copies until it execs, and one that never does, a jailed device process, holds
+//! them for good unless it closes them (`close_range(2)`): so long the other side sees `Empty`, not
+//! `Closed`.
 
 mod receiver;
 mod sender;

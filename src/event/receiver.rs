@@ -91,8 +91,8 @@ impl<R: EventRecord> Receiver<R> {
 
     /// Attaches the receiver's end of a channel that another process has made, as its first reader.
     ///
-    /// `format` is what the maker told; nothing is guessed from the descriptor. Only fcntl(2) and
-    /// recvmsg(2) are called.
+    /// `format` is what the maker told; nothing is guessed from the descriptor. Calls fcntl(2),
+    /// recvmsg(2) and getpid(2) only.
     ///
     /// # Errors
     ///
@@ -136,7 +136,8 @@ impl<R: EventRecord> Receiver<R> {
 
     /// Receives as many items as wait and fit into `items`, without waiting; returns how many.
     ///
-    /// On a socket this is one read(2) of up to 16 KiB.
+    /// On a socket this is one read of up to 16 KiB. Records in front of a violation are delivered; the
+    /// next call reports it, and poll may not tell of it before the peer acts again.
     ///
     /// # Errors
     ///
@@ -162,7 +163,7 @@ impl<R: EventRecord> Receiver<R> {
         Ok(received.items())
     }
 
-    /// Receives the next item; waits for it without limit.
+    /// Receives the next item; waits for it without limit, also when a signal comes in between.
     ///
     /// # Errors
     ///
@@ -171,7 +172,7 @@ impl<R: EventRecord> Receiver<R> {
         self.recv_until(None)
     }
 
-    /// Receives the next item; waits for it at most `timeout`.
+    /// Receives the next item; waits for it at most `timeout`, also when a signal comes in between.
     ///
     /// # Errors
     ///

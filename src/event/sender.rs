@@ -84,7 +84,7 @@ impl<R: EventRecord> Sender<R> {
     ///
     /// `format` and `depth` are what the maker told ([`UnattachedEnd::info`](crate::UnattachedEnd::info)).
     /// The depth keeps one write of the maker's send buffer free for a notice of loss; told too high, a
-    /// loss at the very end of the stream may go unreported. Only fcntl(2) and recvmsg(2) are called.
+    /// loss at the very end of the stream may go unreported. Calls fcntl(2), recvmsg(2) and getpid(2) only.
     ///
     /// # Errors
     ///
@@ -139,7 +139,8 @@ impl<R: EventRecord> Sender<R> {
         lock(&self.0.stream).post(record).map_err(|error| error.with(record))
     }
 
-    /// Writes the notice of a loss that nothing was accepted after, if there is one to write.
+    /// Writes the notice of a loss that nothing was accepted after, if there is one to write, and the
+    /// rest of a record of which the kernel took only a part.
     ///
     /// # Errors
     ///

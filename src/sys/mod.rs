@@ -2,7 +2,7 @@
 //!
 //! What nix offers as a safe call is used where it is needed; here is what nix lacks.
 
-// UNSAFETY: calls into libc, and descriptors taken over by number.
+// UNSAFETY: calls into libc, and descriptors that arrive as numbers.
 #![expect(unsafe_code)]
 
 mod scm;
@@ -10,7 +10,7 @@ mod scm;
 pub(crate) use scm::recv_descriptors;
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 
@@ -25,23 +25,4 @@ pub(crate) fn unread_bytes(socket: BorrowedFd<'_>) -> io::Result<u32> {
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     Errno::result(result)?;
     Ok(u32::try_from(bytes).unwrap_or(0))
-}
-
-/// Takes over the descriptor `number`, which this process inherited across exec.
-///
-/// Inherited descriptors are told from the process's own by FD_CLOEXEC: the flag never survives an
-/// exec, and std and every careful library set it on all they open. It is set here, so a second call
-/// with the same number is refused.
-pub(crate) fn take_inherited(number: RawFd) -> io::Result<Option<OwnedFd>> {
-    // SAFETY: F_GETFD takes no argument and only looks the number up; a closed one gives EBADF.
-    let flags = Errno::result(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
-    if flags & libc::FD_CLOEXEC != 0 {
-        return Ok(None);
-    }
-    // SAFETY: F_SETFD takes an int by value and changes nothing but the descriptor's own flag.
-    Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, flags | libc::FD_CLOEXEC) })?;
-    // SAFETY: the descriptor is open. It was not opened by this process, or it would have had
-    // FD_CLOEXEC, and no earlier call has taken it over, or that call would have set FD_CLOEXEC; so
-    // this is its one owner.
-    Ok(Some(unsafe { OwnedFd::from_raw_fd(number) }))
 }

@@ -86,11 +86,11 @@ impl<T: Record> Tx<T> {
         count: usize,
         item: impl Fn(usize) -> T,
     ) -> Result<usize, TrySendError<()>> {
-        self.check_open()?;
         if count == 0 {
             // Nothing follows that could tell an announced loss: the announcement must stay.
             return Ok(0);
         }
+        self.check_open()?;
         let queue = &self.shared.queue;
         if queue.is_full() {
             return Err(TrySendError::Full(()));

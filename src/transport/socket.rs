@@ -255,6 +255,10 @@ impl<T: Record> Rx<T> {
                 MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC,
             );
             return match outcome {
+                // Never on a stream.
+                Ok(message) if message.flags.contains(MsgFlags::MSG_TRUNC) => {
+                    Err(TryRecvError::PeerViolation(Violation::NotAStream))
+                }
                 Ok(message) => Ok(message.bytes),
                 Err(Errno::EINTR) => continue,
                 Err(Errno::EAGAIN) => Err(TryRecvError::Empty),
