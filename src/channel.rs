@@ -92,6 +92,14 @@ impl Options {
         }
         Ok(())
     }
+
+    pub(crate) fn check_for_socket(&self) -> Result<(), Error> {
+        if self.overflow == Overflow::DropOldest {
+            let reason = "what was written to a socket cannot be taken back to drop the oldest";
+            return Err(Error::Unsupported { reason });
+        }
+        self.check()
+    }
 }
 
 /// The end of a channel that is given away: a descriptor, and what is to be known about it.

@@ -15,7 +15,7 @@
 //! * [`event`]: event channels, between threads ([`event::channel`]) or processes ([`event::socket`]).
 //! * [`uapi`]: the records, and everything else about the bytes on the descriptor. C programs use
 //!   `recordfd.h` of that crate.
-//! * [`fd`]: passing descriptors over a socket or across exec.
+//! * [`fd`]: passing descriptors over a socket, or to a child as its standard input.
 //!
 //! The types are `Send`, nothing needs a runtime, no end runs a thread, nothing is global, and every
 //! blocking call has a form with a timeout.

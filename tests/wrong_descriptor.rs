@@ -113,6 +113,8 @@ fn dropping_the_oldest_is_refused_on_a_socket() {
     let text =
         "the transport cannot do it: what was written to a socket cannot be taken back to drop the oldest";
     assert_eq!((error.errno(), error.to_string().as_str()), (EOPNOTSUPP, text));
+    let made_by_receiver = event::socket_receiver::<AcpiNotify>(&options);
+    assert!(matches!(made_by_receiver, Err(Error::Unsupported { .. })));
 }
 
 #[test]

@@ -46,7 +46,7 @@ use std::sync::Arc;
 
 use recordfd_uapi::{ChannelInfo, Event, EventRecord, Format, Transport};
 
-use crate::channel::{Options, Overflow, UnattachedEnd};
+use crate::channel::{Options, UnattachedEnd};
 use crate::error::Error;
 #[cfg(feature = "local")]
 use crate::transport::local;
@@ -119,11 +119,7 @@ pub fn channel<R: EventRecord>(options: &Options) -> Result<(Sender<R>, Receiver
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn socket<R: EventRecord>(options: &Options) -> Result<(Sender<R>, UnattachedEnd), Error> {
-    options.check()?;
-    if options.overflow == Overflow::DropOldest {
-        let reason = "what was written to a socket cannot be taken back to drop the oldest";
-        return Err(Error::Unsupported { reason });
-    }
+    options.check_for_socket()?;
     let (near, far) = carrier::pair()?;
     let depth = carrier::set_depth::<Event<R>>(&near, options.depth)?;
     carrier::set_depth::<R::Reply>(&far, options.reply_depth)?;
@@ -139,7 +135,7 @@ pub fn socket<R: EventRecord>(options: &Options) -> Result<(Sender<R>, Unattache
 ///
 /// # Errors
 ///
-/// [`Error::Option`] for a depth out of range, [`Error::Os`] when no socket can be had.
+/// As [`socket`].
 ///
 /// # Examples
 ///
@@ -157,7 +153,7 @@ pub fn socket<R: EventRecord>(options: &Options) -> Result<(Sender<R>, Unattache
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn socket_receiver<R: EventRecord>(options: &Options) -> Result<(Receiver<R>, UnattachedEnd), Error> {
-    options.check()?;
+    options.check_for_socket()?;
     let (near, far) = carrier::pair()?;
     let depth = carrier::set_depth::<Event<R>>(&far, options.depth)?;
     let reply_depth = carrier::set_depth::<R::Reply>(&near, options.reply_depth)?;
