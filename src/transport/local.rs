@@ -14,6 +14,9 @@ use crate::drain::DrainGate;
 use crate::error::{DrainError, Error, TryRecvError, TrySendError, Violation};
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 
+#[cfg(all(test, loom))]
+mod models;
+
 /// Marks that [`Direction::tail_loss`] holds a sequence number, which has 31 bits.
 const LOSS: u32 = 1 << 31;
 
