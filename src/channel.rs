@@ -128,6 +128,25 @@ impl UnattachedEnd {
     /// # Errors
     ///
     /// What [`fd::send_descriptor`] says; the end is then closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// use recordfd::event::{self, Receiver};
+    /// use recordfd::uapi::AcpiNotify;
+    /// use recordfd::{Options, UnattachedEnd};
+    ///
+    /// let (vmm, jail) = UnixStream::pair()?;
+    /// let (_tx, end) = event::socket::<AcpiNotify>(&Options::new())?;
+    /// end.send_over(&vmm)?;
+    /// // In the other process:
+    /// let end = UnattachedEnd::recv_from(&jail)?;
+    /// let format = end.info().format;
+    /// let _rx = Receiver::<AcpiNotify>::from_socket(end.into(), format)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn send_over(self, socket: impl AsFd) -> Result<(), Error> {
         let mut bytes = [0; ChannelInfo::SIZE];
         self.info.encode(&mut bytes);

@@ -24,6 +24,35 @@
 //! is gone it stays readable for ever. With edge-triggered epoll, receive until
 //! [`TryRecvError::Empty`](crate::TryRecvError::Empty) after each event.
 //!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::os::fd::AsFd;
+//!
+//! use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+//! use recordfd::TryRecvError;
+//! use recordfd::event::{self, Received};
+//! use recordfd::uapi::{Le64, Smmuv3Event};
+//!
+//! let (tx, end) = event::socket::<Smmuv3Event>(&recordfd::Options::new())?;
+//! let mut rx = event::Receiver::<Smmuv3Event>::from_socket(end.into(), recordfd::uapi::Format::VIOMMU_ARM_SMMUV3_V1)?;
+//! tx.send_batch(&[Smmuv3Event { evt: [Le64::new(0x10); 4] }; 3])?;
+//! drop(tx);
+//!
+//! let (mut items, mut events) = ([Received::default(); 64], 0);
+//! loop {
+//!     poll(&mut [PollFd::new(rx.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
+//!     match rx.recv_batch(&mut items) {
+//!         Ok(count) => events += items[..count].iter().filter_map(Received::record).count(),
+//!         Err(TryRecvError::Empty) => {}
+//!         Err(TryRecvError::Closed) => break,
+//!         Err(error) => return Err(error.into()),
+//!     }
+//! }
+//! assert_eq!(events, 3);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Fork
 //!
 //! An end crosses fork and exec only as a descriptor that is attached on the other side. In a child

@@ -200,6 +200,23 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// [`TrySendError::Full`] while the sender has too many unread, [`TrySendError::Closed`] when it is
     /// gone, [`TrySendError::Io`]; the reply is given back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use recordfd::event;
+    /// use recordfd::uapi::{AcpiNotify, AcpiOst, FixedText};
+    ///
+    /// let (tx, mut rx) = event::channel::<AcpiNotify>(&recordfd::Options::new())?;
+    /// let (bus_id, device_class) = (FixedText::new("PCI0")?, FixedText::EMPTY);
+    /// tx.try_send(AcpiNotify { dev_id: 0, value: 3, data: 0, cookie: 9, bus_id, device_class })?;
+    /// if let Some(eject) = rx.recv()?.record() {
+    ///     rx.reply(AcpiOst::new(eject.cookie, eject.value, 0x84))?; // ejection pending
+    ///     rx.reply(AcpiOst::new(eject.cookie, eject.value, 0))?; // done
+    /// }
+    /// assert_eq!((tx.try_recv_reply()?.status, tx.try_recv_reply()?.status), (0x84, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn reply(&mut self, reply: R::Reply) -> Result<(), TrySendError<R::Reply>> {
         self.replies.send(1, |_| reply).map_err(|error| error.with(reply))?;
         self.counters.replies += 1;

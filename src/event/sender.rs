@@ -135,6 +135,24 @@ impl<R: EventRecord> Sender<R> {
     /// # Errors
     ///
     /// As [`try_send`](Self::try_send), but never [`TrySendError::Full`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use recordfd::event::{self, Received};
+    /// use recordfd::uapi::{Le64, Smmuv3Event};
+    ///
+    /// let (tx, end) = event::socket::<Smmuv3Event>(&recordfd::Options::new().depth(2))?;
+    /// let format = end.info().format;
+    /// let mut rx = event::Receiver::<Smmuv3Event>::from_socket(end.into(), format)?;
+    /// for number in 0..5 {
+    ///     tx.post(Smmuv3Event { evt: [Le64::new(number); 4] })?;
+    /// }
+    /// drop(tx);
+    /// assert_eq!((rx.recv()?.lost(), rx.recv()?.lost()), (0, 0));
+    /// assert_eq!(rx.recv()?, Received::Lost { count: 3 });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn post(&self, record: R) -> Result<(), TrySendError<R>> {
         lock(&self.0.stream).post(record).map_err(|error| error.with(record))
     }
