@@ -121,7 +121,8 @@ pub fn channel<R: EventRecord>(options: &Options) -> Result<(Sender<R>, Receiver
 ///
 /// # Errors
 ///
-/// [`Error::Option`] for a depth out of range, [`Error::Unsupported`] for [`Overflow::DropOldest`],
+/// [`Error::Option`] for a depth out of range, [`Error::Unsupported`] for
+/// [`Overflow::DropOldest`](crate::Overflow::DropOldest),
 /// [`Error::Os`] when no socket can be had.
 ///
 /// # Examples

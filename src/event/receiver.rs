@@ -211,7 +211,7 @@ impl<R: EventRecord> Receiver<R> {
     /// let (bus_id, device_class) = (FixedText::new("PCI0")?, FixedText::EMPTY);
     /// tx.try_send(AcpiNotify { dev_id: 0, value: 3, data: 0, cookie: 9, bus_id, device_class })?;
     /// if let Some(eject) = rx.recv()?.record() {
-    ///     rx.reply(AcpiOst::new(eject.cookie, eject.value, 0x84))?; // ejection pending
+    ///     rx.reply(AcpiOst::new(eject.cookie, eject.value, 0x84))?; // ejection in progress
     ///     rx.reply(AcpiOst::new(eject.cookie, eject.value, 0))?; // done
     /// }
     /// assert_eq!((tx.try_recv_reply()?.status, tx.try_recv_reply()?.status), (0x84, 0));
