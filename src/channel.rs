@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use recordfd_uapi::{ChannelInfo, Record};
+use recordfd_uapi::{ChannelInfo, Record, Transport};
 
 use crate::error::Error;
 use crate::fd;
@@ -157,12 +157,15 @@ impl UnattachedEnd {
     ///
     /// # Errors
     ///
-    /// What [`fd::recv_descriptor`] says, and [`Error::Description`] when what came with the
-    /// descriptor is not a description.
+    /// What [`fd::recv_descriptor`] says, [`Error::Description`] when what came with the descriptor is
+    /// not a description, [`Error::Unsupported`] when it is that of another transport than a socket.
     pub fn recv_from(socket: impl AsFd) -> Result<Self, Error> {
         let mut bytes = [0; ChannelInfo::SIZE];
         let (length, descriptor) = fd::recv_descriptor(socket, &mut bytes)?;
         let info = ChannelInfo::decode(&bytes[..length]).map_err(Error::Description)?;
+        if info.transport != Transport::SOCKET {
+            return Err(Error::Unsupported { reason: "the end is not that of a socket" });
+        }
         Ok(Self { socket: descriptor, info })
     }
 }

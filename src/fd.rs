@@ -39,18 +39,19 @@ pub fn send_descriptor(socket: impl AsFd, bytes: &[u8], descriptor: BorrowedFd<'
         return Err(Error::Option { name: "bytes", value: 0, reason });
     }
     let numbers = [descriptor.as_raw_fd()];
-    let rights = [ControlMessage::ScmRights(&numbers)];
-    loop {
+    let with_it = [ControlMessage::ScmRights(&numbers)];
+    // The descriptor travels with the first byte; a stream may take the others later.
+    let (mut rest, mut rights) = (bytes, &with_it[..]);
+    while !rest.is_empty() {
         let socket = socket.as_fd().as_raw_fd();
-        let sent = sendmsg::<()>(socket, &[IoSlice::new(bytes)], &rights, MsgFlags::MSG_NOSIGNAL, None);
-        return match sent {
-            Ok(sent) if sent == bytes.len() => Ok(()),
-            Ok(_) => Err(Error::os("sendmsg", Errno::EMSGSIZE)),
-            Err(Errno::EINTR) => continue,
-            Err(Errno::EPIPE | Errno::ECONNRESET) => Err(Error::Closed),
-            Err(errno) => Err(Error::os("sendmsg", errno)),
-        };
+        match sendmsg::<()>(socket, &[IoSlice::new(rest)], rights, MsgFlags::MSG_NOSIGNAL, None) {
+            Ok(sent) => (rest, rights) = (&rest[sent..], &[]),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EPIPE | Errno::ECONNRESET) => return Err(Error::Closed),
+            Err(errno) => return Err(Error::os("sendmsg", errno)),
+        }
     }
+    Ok(())
 }
 
 /// Receives bytes and the one descriptor that came with them; returns how many bytes, and it.

@@ -65,3 +65,38 @@ fn every_way_to_go_on_tells_the_loss_once() {
         }
     }
 }
+
+#[test]
+fn batches_against_a_posting_thread_tell_every_loss_once() {
+    const POSTED: u32 = 300_000;
+    for make in EVERY_MAKE {
+        for depth in [2, 4] {
+            let (tx, mut rx) = make(&Options::new().depth(depth));
+            let sender = std::thread::spawn(move || {
+                for data in 0..POSTED {
+                    tx.post(notify(0x80, data)).unwrap();
+                }
+            });
+            let (mut told, mut items) = (0, [Received::default(); 8]);
+            loop {
+                match rx.recv_batch(&mut items) {
+                    Ok(count) => {
+                        for item in &items[..count] {
+                            told += item.lost();
+                            if let Some(record) = item.record() {
+                                assert_eq!(record.data, told, "a record out of its place");
+                                told += 1;
+                            }
+                        }
+                    }
+                    Err(TryRecvError::Empty) => std::thread::yield_now(),
+                    Err(TryRecvError::Closed) => break,
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+            sender.join().unwrap();
+            assert_eq!(told, POSTED);
+            assert_eq!(rx.counters().received + rx.counters().dropped, u64::from(POSTED));
+        }
+    }
+}

@@ -107,13 +107,9 @@ pub fn channel<R: EventRecord>(options: &Options) -> Result<(Sender<R>, Receiver
     options.check()?;
     let (records_tx, records_rx) = local::direction::<Event<R>>(options.depth)?;
     let (replies_tx, replies_rx) = local::direction::<R::Reply>(options.reply_depth)?;
-    let sender = Sender::new(
-        Tx::Local(records_tx),
-        Rx::new(RxCarrier::Local(replies_rx), options.busy_poll),
-        options.overflow,
-    );
+    let sender = Sender::new(Tx::Local(records_tx), Rx::new(RxCarrier::Local(replies_rx)), options.overflow);
     let receiver =
-        Receiver::new(Rx::new(RxCarrier::Local(records_rx), options.busy_poll), Tx::Local(replies_tx));
+        Receiver::new(Rx::new(RxCarrier::Local(records_rx)), Tx::Local(replies_tx), options.busy_poll);
     Ok((sender, receiver))
 }
 
@@ -154,7 +150,7 @@ pub fn socket<R: EventRecord>(options: &Options) -> Result<(Sender<R>, Unattache
     let depth = carrier::set_depth::<Event<R>>(&near, options.depth)?;
     carrier::set_depth::<R::Reply>(&far, options.reply_depth)?;
     let near = Arc::new(near);
-    let replies = Rx::new(RxCarrier::Socket(carrier::Rx::new(near.clone())), options.busy_poll);
+    let replies = Rx::new(RxCarrier::Socket(carrier::Rx::new(near.clone())));
     let sender = Sender::new(Tx::Socket(carrier::Tx::new(near, depth)), replies, options.overflow);
     Ok((sender, UnattachedEnd::new(far, ChannelInfo::new(R::FORMAT, Transport::SOCKET, depth))))
 }
@@ -189,8 +185,9 @@ pub fn socket_receiver<R: EventRecord>(options: &Options) -> Result<(Receiver<R>
     let reply_depth = carrier::set_depth::<R::Reply>(&near, options.reply_depth)?;
     let near = Arc::new(near);
     let receiver = Receiver::new(
-        Rx::new(RxCarrier::Socket(carrier::Rx::new(near.clone())), options.busy_poll),
+        Rx::new(RxCarrier::Socket(carrier::Rx::new(near.clone()))),
         Tx::Socket(carrier::Tx::new(near, reply_depth)),
+        options.busy_poll,
     );
     Ok((receiver, UnattachedEnd::new(far, ChannelInfo::new(R::FORMAT, Transport::SOCKET, depth))))
 }

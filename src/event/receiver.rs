@@ -62,6 +62,7 @@ pub struct Receiver<R: EventRecord> {
     rx: Rx<Event<R>>,
     replies: Tx<R::Reply>,
     meter: LossMeter,
+    busy_poll: Duration,
     counters: ReceiverCounters,
 }
 
@@ -85,22 +86,23 @@ pub struct ReceiverCounters {
 }
 
 impl<R: EventRecord> Receiver<R> {
-    pub(super) fn new(rx: Rx<Event<R>>, replies: Tx<R::Reply>) -> Self {
-        Self { rx, replies, meter: LossMeter::from_start(), counters: ReceiverCounters::default() }
+    pub(super) fn new(rx: Rx<Event<R>>, replies: Tx<R::Reply>, busy_poll: Duration) -> Self {
+        let (meter, counters) = (LossMeter::from_start(), ReceiverCounters::default());
+        Self { rx, replies, meter, busy_poll, counters }
     }
 
     /// Attaches the receiver's end of a channel that another process has made, as its first reader.
     ///
-    /// `format` is what the maker told; nothing is guessed from the descriptor. Calls fcntl(2),
-    /// recvmsg(2) and getpid(2) only.
+    /// `format` is what the maker told; nothing is guessed from the descriptor. Calls fcntl(2)
+    /// and recvmsg(2) only.
     ///
     /// # Errors
     ///
     /// [`Error::Format`] when `R` is not of `format`, [`Error::NotASocket`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format) -> Result<Self, Error> {
         let socket = adopt::<R>(socket, format)?;
-        let rx = Rx::new(RxCarrier::Socket(carrier::Rx::new(socket.clone())), Duration::ZERO);
-        Ok(Self::new(rx, Tx::Socket(carrier::Tx::new(socket, u32::MAX))))
+        let rx = Rx::new(RxCarrier::Socket(carrier::Rx::new(socket.clone())));
+        Ok(Self::new(rx, Tx::Socket(carrier::Tx::new(socket, u32::MAX)), Duration::ZERO))
     }
 
     /// Attaches an end that another receiver has read from before, between two records.
@@ -117,7 +119,7 @@ impl<R: EventRecord> Receiver<R> {
     /// Sets how long a blocking receive looks for records before it sleeps; see
     /// [`Options::busy_poll`](crate::Options::busy_poll).
     pub fn set_busy_poll(&mut self, busy_poll: Duration) {
-        self.rx.set_busy_poll(busy_poll);
+        self.busy_poll = busy_poll;
     }
 
     /// Receives the next item without waiting.
@@ -187,10 +189,9 @@ impl<R: EventRecord> Receiver<R> {
                 Err(TryRecvError::Empty) => {}
                 outcome => return outcome,
             }
-            if !self.rx.wait(deadline).map_err(TryRecvError::Io)? {
+            if !self.rx.wait(deadline, self.busy_poll).map_err(TryRecvError::Io)? {
                 return Err(TryRecvError::Empty);
             }
-            self.counters.wake_ups += 1;
         }
     }
 
@@ -225,8 +226,7 @@ impl<R: EventRecord> Receiver<R> {
 
     /// What was seen so far.
     pub fn counters(&self) -> ReceiverCounters {
-        let wake_ups = self.rx.wake_ups().unwrap_or(self.counters.wake_ups);
-        ReceiverCounters { wake_ups, ..self.counters }
+        ReceiverCounters { wake_ups: self.rx.wake_ups(), ..self.counters }
     }
 }
 

@@ -28,6 +28,7 @@ struct Shared<R: EventRecord> {
     /// Looks that need no lock, so that waiting holds up nobody.
     records_watch: Watch<Event<R>>,
     replies_watch: Watch<R::Reply>,
+    capacity: usize,
     owner: Owner,
 }
 
@@ -63,6 +64,7 @@ pub struct SenderCounters {
 impl<R: EventRecord> Sender<R> {
     pub(super) fn new(tx: Tx<Event<R>>, replies: Rx<R::Reply>, overflow: Overflow) -> Self {
         let (records_watch, replies_watch) = (tx.watch(), replies.watch());
+        let capacity = tx.capacity();
         let stream = Stream {
             tx,
             overflow,
@@ -76,6 +78,7 @@ impl<R: EventRecord> Sender<R> {
             replies: Mutex::new(replies),
             records_watch,
             replies_watch,
+            capacity,
             owner: Owner::this_process(),
         }))
     }
@@ -91,7 +94,7 @@ impl<R: EventRecord> Sender<R> {
     /// [`Error::Format`] when `R` is not of `format`, [`Error::NotASocket`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Error> {
         let socket = adopt::<R>(socket, format)?;
-        let replies = Rx::new(RxCarrier::Socket(carrier::Rx::new(socket.clone())), Duration::ZERO);
+        let replies = Rx::new(RxCarrier::Socket(carrier::Rx::new(socket.clone())));
         let tx = Tx::Socket(carrier::Tx::new(socket, depth.max(1)));
         Ok(Self::new(tx, replies, Overflow::DropNewest))
     }
@@ -195,7 +198,7 @@ impl<R: EventRecord> Sender<R> {
     ///
     /// [`DrainError::Closed`] when the receiver is gone and it is not known to have read everything.
     pub fn is_drained(&self) -> Result<bool, DrainError> {
-        self.0.records_watch.is_drained()
+        Ok(self.is_written() && self.0.records_watch.is_drained()?)
     }
 
     /// Waits until every accepted record has been read; `None` waits without limit.
@@ -207,12 +210,17 @@ impl<R: EventRecord> Sender<R> {
     /// [`DrainError::Timeout`], or as [`is_drained`](Self::is_drained).
     pub fn wait_drained(&self, timeout: Option<Duration>) -> Result<(), DrainError> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        self.0.records_watch.wait_drained(deadline)
+        self.0.records_watch.wait_drained(deadline, || self.is_written())
+    }
+
+    /// Whether every accepted record is with the transport, the rest of a cut one included.
+    fn is_written(&self) -> bool {
+        !matches!(lock(&self.0.stream).tx.finish(), Err(TrySendError::Full(())))
     }
 
     /// How many records are accepted one by one while nobody reads. A socket takes more in batches.
     pub fn capacity(&self) -> usize {
-        lock(&self.0.stream).tx.capacity()
+        self.0.capacity
     }
 
     /// Whether the receiver is gone. It may still have been there when the last record was accepted.

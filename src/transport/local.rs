@@ -187,7 +187,8 @@ impl<T: Record> Rx<T> {
             // them do they say what comes next. Acquire pairs with the stores in `Tx`.
             let gone = self.shared.producer_gone.load(Ordering::Acquire);
             let loss = self.shared.tail_loss.load(Ordering::Acquire);
-            if received.items() < most {
+            // A tail loss ends the batch: what was accepted since then has numbers behind it.
+            if received.items() < most && received.tail_loss.is_none() {
                 if let Some(item) = self.shared.queue.pop() {
                     self.seen_loss = 0;
                     sink(&item).map_err(TryRecvError::PeerViolation)?;

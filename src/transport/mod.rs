@@ -41,7 +41,8 @@ impl Owner {
 pub(crate) struct Received {
     /// Items handed to the sink.
     pub(crate) count: usize,
-    /// Records up to this number were lost and nothing was accepted since. Takes the place of an item.
+    /// Records up to this number were lost and nothing was accepted since. Takes the place of an item,
+    /// always the last.
     pub(crate) tail_loss: Option<Sequence>,
     /// Items that were there to receive, as far as this end can know.
     pub(crate) found: usize,
@@ -137,7 +138,8 @@ pub(crate) struct Rx<T: Record> {
     carrier: RxCarrier<T>,
     /// What the peer did wrong: nothing more is read from it.
     broken: Option<Violation>,
-    busy_poll: Duration,
+    /// Sleeps that ended with something to receive.
+    sleeps: u64,
 }
 
 #[derive(Debug)]
@@ -148,12 +150,8 @@ pub(crate) enum RxCarrier<T: Record> {
 }
 
 impl<T: Record> Rx<T> {
-    pub(crate) fn new(carrier: RxCarrier<T>, busy_poll: Duration) -> Self {
-        Self { carrier, broken: None, busy_poll }
-    }
-
-    pub(crate) fn set_busy_poll(&mut self, busy_poll: Duration) {
-        self.busy_poll = busy_poll;
+    pub(crate) fn new(carrier: RxCarrier<T>) -> Self {
+        Self { carrier, broken: None, sleeps: 0 }
     }
 
     /// Receives at most `most` items into `sink`, which may find one in violation of the protocol.
@@ -180,9 +178,10 @@ impl<T: Record> Rx<T> {
         }
     }
 
-    /// Waits until a receive may bring something; false when `deadline` came first.
-    pub(crate) fn wait(&mut self, deadline: Option<Instant>) -> io::Result<bool> {
-        let spin_until = Instant::now() + self.busy_poll.min(MOST_BUSY_POLL);
+    /// Looks for `busy_poll`, then sleeps, until a receive may bring something; false when `deadline`
+    /// came first.
+    pub(crate) fn wait(&mut self, deadline: Option<Instant>, busy_poll: Duration) -> io::Result<bool> {
+        let spin_until = Instant::now() + busy_poll.min(MOST_BUSY_POLL);
         let spin_until = deadline.map_or(spin_until, |deadline| deadline.min(spin_until));
         match &mut self.carrier {
             #[cfg(feature = "local")]
@@ -193,14 +192,16 @@ impl<T: Record> Rx<T> {
             }
             RxCarrier::Socket(rx) => {
                 // Each look is a system call here, but no sleep: the wake-up is what is saved.
-                while !self.busy_poll.is_zero() && Instant::now() < spin_until {
+                while !busy_poll.is_zero() && Instant::now() < spin_until {
                     if wait_readable(rx.as_fd(), Some(Instant::now()))? {
                         return Ok(true);
                     }
                 }
             }
         }
-        wait_readable(self.as_fd(), deadline)
+        let woken = wait_readable(self.as_fd(), deadline)?;
+        self.sleeps += u64::from(woken);
+        Ok(woken)
     }
 
     /// A look at this direction from outside.
@@ -212,12 +213,12 @@ impl<T: Record> Rx<T> {
         }
     }
 
-    /// How often this end was woken, where the producer does that itself.
-    pub(crate) fn wake_ups(&self) -> Option<u64> {
+    /// How often this end was woken: by tokens, or from a sleep of its own on a socket.
+    pub(crate) fn wake_ups(&self) -> u64 {
         match &self.carrier {
             #[cfg(feature = "local")]
-            RxCarrier::Local(rx) => Some(rx.wake_ups()),
-            RxCarrier::Socket(_) => None,
+            RxCarrier::Local(rx) => rx.wake_ups(),
+            RxCarrier::Socket(_) => self.sleeps,
         }
     }
 }
@@ -250,12 +251,17 @@ impl<T: Record> Watch<T> {
         }
     }
 
-    /// Waits until every item accepted so far has been read.
-    pub(crate) fn wait_drained(&self, deadline: Option<Instant>) -> Result<(), DrainError> {
+    /// Waits until every item accepted so far has been read; `is_written` tells whether all of them
+    /// are with the carrier, and tries to have it so.
+    pub(crate) fn wait_drained(
+        &self,
+        deadline: Option<Instant>,
+        is_written: impl FnMut() -> bool,
+    ) -> Result<(), DrainError> {
         match self {
             #[cfg(feature = "local")]
             Self::Local(watch) => watch.wait_drained(deadline),
-            Self::Socket(watch) => watch.wait_drained(deadline),
+            Self::Socket(watch) => watch.wait_drained(deadline, is_written),
         }
     }
 

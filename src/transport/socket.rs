@@ -290,9 +290,13 @@ impl<T> Watch<T> {
     }
 
     /// The kernel tells nobody that a socket was read empty, so this looks again at growing intervals.
-    pub(crate) fn wait_drained(&self, deadline: Option<Instant>) -> Result<(), DrainError> {
+    pub(crate) fn wait_drained(
+        &self,
+        deadline: Option<Instant>,
+        mut is_written: impl FnMut() -> bool,
+    ) -> Result<(), DrainError> {
         let mut interval = Duration::from_micros(50);
-        while !self.is_drained()? {
+        while !(is_written() && self.is_drained()?) {
             let now = Instant::now();
             if deadline.is_some_and(|deadline| now >= deadline) {
                 return Err(DrainError::Timeout);
