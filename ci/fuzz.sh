@@ -10,6 +10,10 @@ if [[ $# -ne 1 || ! $1 =~ ^[1-9][0-9]*$ ]]; then
 fi
 budget=$1
 
+# libFuzzer is C++.
+if ! command -v g++ >/dev/null; then
+    apt-get update -qq && apt-get install -y -qq --no-install-recommends g++
+fi
 if ! command -v cargo-fuzz >/dev/null; then
     cargo install cargo-fuzz --locked
 fi
@@ -26,16 +30,16 @@ fi
 
 failed=()
 for target in $targets; do
-    corpora=("$scratch/$target")
     mkdir "$scratch/$target"
-    if [[ -d fuzz/seeds/$target ]]; then
-        corpora+=("fuzz/seeds/$target")
+    if [[ ! -d fuzz/seeds/$target ]]; then
+        echo "$target has no seeds" >&2
+        exit 1
     fi
     echo "== $target: $budget s"
     log=$scratch/$target.log
-    if cargo +nightly fuzz run "$target" "${corpora[@]}" -- \
-        -max_total_time="$budget" -print_final_stats=1 >"$log" 2>&1; then
-        runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+    if cargo +nightly fuzz run "$target" "$scratch/$target" "fuzz/seeds/$target" -- \
+        -max_total_time="$budget" -print_final_stats=1 >"$log" 2>&1 &&
+        runs=$(grep -oP '^stat::number_of_executed_units: *\K[1-9][0-9]*' "$log"); then
         echo "== $target: passed, $runs runs"
     else
         tail -n 60 "$log"

@@ -108,6 +108,7 @@ fn bridge_errors_are_one_line() {
     assert_eq!(bridge(&["--nonsense"], "").status.code(), Some(2));
 }
 
+#[cfg(feature = "local")]
 #[test]
 fn replaced_eventfd_shows_what_it_loses() {
     let output = Command::new(example("replace_eventfd")).output().unwrap();

@@ -461,6 +461,7 @@ RECORDFD_ASSERT_OFFSET(struct recordfd_mixed, payload, 16);
  *
  * New fields come only at the end. A reader refuses a struct that is shorter than the first
  * version (EINVAL), accepts a longer one whose unknown tail is zero, and refuses any other (E2BIG).
+ * It also refuses bytes behind the end that @size gives, and non-zero @flags (EINVAL).
  */
 struct recordfd_offer {
 	__u32 size;

@@ -92,7 +92,7 @@ wire_code! {
 pub struct PageResponse {
     /// The cookie of the group's faults.
     pub cookie: u32,
-    /// The verdict; no other value than the named ones is accepted.
+    /// The verdict. A channel of page faults takes no other value than the named ones; decoding does.
     pub code: PageResponseCode,
 }
 
