@@ -8,7 +8,7 @@ use crossbeam_queue::ArrayQueue;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use recordfd_uapi::{Record, Sequence};
 
-use super::{Owner, Received};
+use super::{Owner, Taken};
 use crate::doorbell::{ARMED, Tokens, Waiter, ring};
 use crate::drain::DrainGate;
 use crate::error::{DrainError, Error, TryRecvError, TrySendError, Violation};
@@ -175,7 +175,7 @@ impl<T: Record> Rx<T> {
     pub(crate) fn recv(
         &mut self,
         most: usize,
-        received: &mut Received,
+        taken: &mut Taken,
         sink: &mut impl FnMut(&T) -> Result<(), Violation>,
     ) -> Result<(), TryRecvError> {
         if most == 0 {
@@ -188,25 +188,25 @@ impl<T: Record> Rx<T> {
             let gone = self.shared.producer_gone.load(Ordering::Acquire);
             let loss = self.shared.tail_loss.load(Ordering::Acquire);
             // A tail loss ends the batch: what was accepted since then has numbers behind it.
-            if received.items() < most && received.tail_loss.is_none() {
+            if taken.items() < most && taken.tail_loss.is_none() {
                 if let Some(item) = self.shared.queue.pop() {
                     self.seen_loss = 0;
                     sink(&item).map_err(TryRecvError::PeerViolation)?;
-                    received.count += 1;
+                    taken.count += 1;
                     continue;
                 }
                 if loss != 0 && loss != self.seen_loss {
                     self.seen_loss = loss;
-                    received.tail_loss = Some(Sequence::wrapping(loss));
+                    taken.tail_loss = Some(Sequence::wrapping(loss));
                     continue;
                 }
-                if gone && received.items() == 0 {
+                if gone && taken.items() == 0 {
                     return Err(TryRecvError::Closed);
                 }
             }
             let left = self.shared.queue.len();
-            received.found = received.items() + left;
-            if received.items() > 0 && (left > 0 || self.has_work()) {
+            taken.found = taken.items() + left;
+            if taken.items() > 0 && (left > 0 || self.has_work()) {
                 self.waiter.keep_readable(&self.shared.bell);
                 if left == 0 {
                     // Every record was read, and what is left to tell is none.
@@ -216,7 +216,7 @@ impl<T: Record> Rx<T> {
             }
             if self.fall_asleep() {
                 self.shared.emptied.open();
-                return if received.items() > 0 { Ok(()) } else { Err(TryRecvError::Empty) };
+                return if taken.items() > 0 { Ok(()) } else { Err(TryRecvError::Empty) };
             }
         }
     }
@@ -326,9 +326,9 @@ mod tests {
         let item = PageResponse { cookie: 1, code: recordfd_uapi::PageResponseCode::SUCCESS };
         for _ in 0..1000 {
             tx.send(1, |_| item).expect("there is room");
-            let mut received = Received::default();
-            rx.recv(8, &mut received, &mut |_| Ok(())).expect("a record waits");
-            assert_eq!(received.count, 1);
+            let mut taken = Taken::default();
+            rx.recv(8, &mut taken, &mut |_| Ok(())).expect("a record waits");
+            assert_eq!(taken.count, 1);
             assert!(!super::super::wait_readable(rx.as_fd(), Some(Instant::now()))?);
         }
         assert_eq!((tx.wake_ups(), rx.wake_ups()), (1000, 1000));

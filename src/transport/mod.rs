@@ -38,7 +38,7 @@ impl Owner {
 
 /// What one receive brought.
 #[derive(Debug, Default)]
-pub(crate) struct Received {
+pub(crate) struct Taken {
     /// Items handed to the sink.
     pub(crate) count: usize,
     /// Records up to this number were lost and nothing was accepted since. Takes the place of an item,
@@ -48,7 +48,7 @@ pub(crate) struct Received {
     pub(crate) found: usize,
 }
 
-impl Received {
+impl Taken {
     /// Items received, a tail loss counted as one.
     pub(crate) fn items(&self) -> usize {
         self.count + usize::from(self.tail_loss.is_some())
@@ -161,20 +161,20 @@ impl<T: Record> Rx<T> {
         &mut self,
         most: usize,
         mut sink: impl FnMut(&T) -> Result<(), Violation>,
-    ) -> Result<Received, TryRecvError> {
-        let mut received = Received::default();
+    ) -> Result<Taken, TryRecvError> {
+        let mut taken = Taken::default();
         let outcome = match (self.broken, &mut self.carrier) {
             (Some(violation), _) => Err(TryRecvError::PeerViolation(violation)),
             #[cfg(feature = "local")]
-            (None, RxCarrier::Local(rx)) => rx.recv(most, &mut received, &mut sink),
-            (None, RxCarrier::Socket(rx)) => rx.recv(most, &mut received, &mut sink),
+            (None, RxCarrier::Local(rx)) => rx.recv(most, &mut taken, &mut sink),
+            (None, RxCarrier::Socket(rx)) => rx.recv(most, &mut taken, &mut sink),
         };
         if let Err(TryRecvError::PeerViolation(violation)) = outcome {
             self.broken = Some(violation);
         }
         match outcome {
-            Err(error) if received.items() == 0 => Err(error),
-            _ => Ok(received),
+            Err(error) if taken.items() == 0 => Err(error),
+            _ => Ok(taken),
         }
     }
 

@@ -18,7 +18,7 @@ use nix::sys::socket::{
 };
 use recordfd_uapi::{Record, WRITE_MAX};
 
-use super::{Received, wait_for};
+use super::{Taken, wait_for};
 use crate::error::{DrainError, Error, TryRecvError, TrySendError, Violation};
 use crate::sys;
 
@@ -217,7 +217,7 @@ impl<T: Record> Rx<T> {
     pub(crate) fn recv(
         &mut self,
         most: usize,
-        received: &mut Received,
+        taken: &mut Taken,
         sink: &mut impl FnMut(&T) -> Result<(), Violation>,
     ) -> Result<(), TryRecvError> {
         let wanted = most.min(self.stage.len() / T::SIZE) * T::SIZE;
@@ -232,15 +232,15 @@ impl<T: Record> Rx<T> {
             });
         }
         let mut records = self.stage[..filled].chunks_exact(T::SIZE);
-        received.found = records.len();
+        taken.found = records.len();
         for bytes in &mut records {
             let item = T::decode(bytes).map_err(|error| TryRecvError::PeerViolation(error.into()))?;
             sink(&item).map_err(TryRecvError::PeerViolation)?;
-            received.count += 1;
+            taken.count += 1;
         }
         self.part = records.remainder().len();
         self.stage.copy_within(filled - self.part..filled, 0);
-        if received.count == 0 { Err(TryRecvError::Empty) } else { Ok(()) }
+        if taken.count == 0 { Err(TryRecvError::Empty) } else { Ok(()) }
     }
 
     /// Reads behind the part, up to `end`; 0 at the end of the stream.
