@@ -138,6 +138,16 @@ fn send_buffer_shrunk_in_the_middle_of_a_batch_tears_no_record() {
 }
 
 #[test]
+fn cut_record_is_not_drained_before_its_rest_was_read() {
+    let (tx, mut peer) = sender_and_peer(&Options::new());
+    let (accepted, mut bytes) = tear(&tx, &mut peer);
+    assert!(!tx.is_drained().unwrap(), "the rest of a record was not read");
+    bytes.extend(available(&mut peer));
+    assert_eq!(bytes.len(), accepted * RECORD);
+    tx.wait_drained(Some(SOON)).unwrap();
+}
+
+#[test]
 fn send_buffer_that_changes_all_the_time_loses_and_tears_nothing() {
     const COUNT: usize = 20_000;
     let (tx, mut rx) = common::socket(&Options::new());
