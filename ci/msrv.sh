@@ -11,15 +11,15 @@ packages = {package["id"]: package for package in data["packages"]}
 nodes = {node["id"]: node for node in data["resolve"]["nodes"]}
 members = [i for i in data["workspace_members"] if packages[i]["name"].startswith("recordfd")]
 limit = tuple(int(part) for part in packages[members[0]]["rust_version"].split("."))
-seen, todo = set(), list(members)
-while todo:
-    one = todo.pop()
+seen, queue = set(), list(members)
+while queue:
+    one = queue.pop()
     if one in seen:
         continue
     seen.add(one)
     for dep in nodes[one]["deps"]:
         if any(kind["kind"] != "dev" for kind in dep["dep_kinds"]):
-            todo.append(dep["pkg"])
+            queue.append(dep["pkg"])
 bad = []
 for one in seen:
     wanted = packages[one]["rust_version"]
