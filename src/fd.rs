@@ -19,7 +19,8 @@ use crate::sys;
 ///
 /// [`Error::Option`] when `bytes` is empty (a descriptor cannot travel alone on a stream),
 /// [`Error::Closed`] when the other side is gone, [`Error::Os`] for everything else: `EAGAIN` on a
-/// non-blocking socket without room, `ETOOMANYREFS` when too many descriptors are under way.
+/// non-blocking socket without room, `ETOOMANYREFS` when too many descriptors are under way. Bytes
+/// too many for one write may be with the peer in part then, and the descriptor with them.
 ///
 /// # Examples
 ///

@@ -10,8 +10,8 @@ use std::sync::LazyLock;
 
 use recordfd::Options;
 use recordfd::event;
+use recordfd::uapi::AcpiNotify;
 use recordfd::uapi::acpi_genl::AcpiGenlMessage;
-use recordfd::uapi::{AcpiNotify, AcpiOst, Record};
 
 /// The notifications that the recorded kernel messages hold, in their order.
 const RECORDED: [&str; 14] = [
@@ -185,14 +185,4 @@ fn c_program_tells_losses_in_their_place() {
                     lost 3\n";
     assert_eq!(text(&output.stdout), expected);
     assert!(output.status.success());
-}
-
-#[test]
-fn reply_of_a_raw_peer_is_taken() {
-    let (tx, end) = event::socket::<AcpiNotify>(&Options::new()).unwrap();
-    let mut raw = std::os::unix::net::UnixStream::from(OwnedFd::from(end));
-    let mut bytes = [0; AcpiOst::SIZE];
-    AcpiOst::new(7, 0x03, 0x80).encode(&mut bytes);
-    raw.write_all(&bytes).unwrap();
-    assert_eq!(tx.try_recv_reply().unwrap(), AcpiOst::new(7, 0x03, 0x80));
 }

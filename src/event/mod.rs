@@ -30,11 +30,12 @@
 //!
 //! use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 //! use recordfd::TryRecvError;
-//! use recordfd::event::{self, Received};
+//! use recordfd::event::{self, Received, Receiver};
 //! use recordfd::uapi::{Le64, Smmuv3Event};
 //!
 //! let (tx, end) = event::socket::<Smmuv3Event>(&recordfd::Options::new())?;
-//! let mut rx = event::Receiver::<Smmuv3Event>::from_socket(end.into(), recordfd::uapi::Format::VIOMMU_ARM_SMMUV3_V1)?;
+//! let format = end.info().format;
+//! let mut rx = Receiver::<Smmuv3Event>::from_socket(end.into(), format)?;
 //! tx.send_batch(&[Smmuv3Event { evt: [Le64::new(0x10); 4] }; 3])?;
 //! drop(tx);
 //!

@@ -25,7 +25,7 @@ static_assertions::assert_impl_all!(Sender<recordfd_uapi::AcpiNotify>: Send, Syn
 struct Shared<R: EventRecord> {
     stream: Mutex<Stream<R>>,
     replies: Mutex<Rx<R::Reply>>,
-    /// Looks that need no lock, so that waiting holds up nobody.
+    /// Looks that take no lock, so that who waits for a drained queue holds up nobody.
     records_watch: Watch<Event<R>>,
     replies_watch: Watch<R::Reply>,
     capacity: usize,
