@@ -11,6 +11,15 @@ use crate::fd;
 /// The most records a queue may hold.
 const MOST_DEPTH: u32 = 1 << 20;
 
+/// Checks that a queue can have room for `value`, the option `name`.
+pub(crate) fn check_depth(name: &'static str, value: u32) -> Result<(), Error> {
+    if value == 0 || value > MOST_DEPTH {
+        let reason = "it must be from 1 to 1048576";
+        return Err(Error::Option { name, value: value.into(), reason });
+    }
+    Ok(())
+}
+
 /// What `post` drops when the queue is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overflow {
@@ -84,13 +93,8 @@ impl Options {
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
-        for (name, value) in [("depth", self.depth), ("reply_depth", self.reply_depth)] {
-            if value == 0 || value > MOST_DEPTH {
-                let reason = "it must be from 1 to 1048576";
-                return Err(Error::Option { name, value: value.into(), reason });
-            }
-        }
-        Ok(())
+        check_depth("depth", self.depth)?;
+        check_depth("reply_depth", self.reply_depth)
     }
 
     pub(crate) fn check_for_socket(&self) -> Result<(), Error> {

@@ -156,6 +156,13 @@ pub enum TryRecvError {
     /// The peer broke the format; the channel is of no further use (`EPROTO`).
     #[error("the peer broke the format")]
     PeerViolation(#[source] Violation),
+    /// The next group of records has more of them than the caller's slice; it stays where it is
+    /// (`EINVAL`).
+    #[error("the next group needs room for {needed} records at least")]
+    BufferTooSmall {
+        /// Records that there must be room for, as far as is known.
+        needed: usize,
+    },
     /// The system call failed for another reason.
     #[error("receiving failed")]
     Io(#[source] io::Error),
@@ -168,6 +175,7 @@ impl TryRecvError {
             Self::Empty => libc::EAGAIN,
             Self::Closed => 0,
             Self::PeerViolation(_) => libc::EPROTO,
+            Self::BufferTooSmall { .. } => libc::EINVAL,
             Self::Io(source) => source.raw_os_error().unwrap_or(libc::EIO),
         }
     }
@@ -194,6 +202,27 @@ pub enum Violation {
     /// A loss notice that stands for no loss.
     #[error("a loss notice that stands for no lost record")]
     NothingLost,
+    /// A record is missing where none can be lost.
+    #[error("a gap in the sequence numbers of a channel that loses nothing")]
+    SequenceGap,
+    /// A record that must be answered has the cookie 0.
+    #[error("a record that must be answered has no cookie")]
+    ZeroCookie,
+    /// A group comes under a cookie whose group was not answered yet.
+    #[error("the cookie {cookie:#x} comes again before it was answered")]
+    CookieOpen {
+        /// The cookie.
+        cookie: u32,
+    },
+    /// A group has more records than one write holds.
+    #[error("a group has more records than one can have")]
+    GroupTooLarge,
+    /// Something else comes, or the stream ends, before the last record of a group.
+    #[error("a group of records was not ended")]
+    GroupNotEnded,
+    /// More groups are open than the channel's depth allows.
+    #[error("more groups are open than the channel allows")]
+    TooManyOpen,
 }
 
 /// The queue was not read empty.

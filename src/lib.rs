@@ -32,6 +32,7 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod answer;
 pub mod channel;
 #[cfg(feature = "local")]
 mod doorbell;
@@ -39,6 +40,7 @@ mod doorbell;
 mod drain;
 pub mod error;
 pub mod event;
+pub mod fault;
 pub mod fd;
 mod sync;
 mod sys;

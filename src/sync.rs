@@ -8,11 +8,8 @@ use loom::sync as base;
 use std::sync as base;
 
 #[cfg(feature = "local")]
-pub(crate) use base::{
-    Condvar,
-    atomic::{AtomicBool, AtomicU32, Ordering, fence},
-};
-pub(crate) use base::{Mutex, MutexGuard};
+pub(crate) use base::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+pub(crate) use base::{Condvar, Mutex, MutexGuard};
 
 /// Locks `mutex`. A panic while it was held is no reason to stop: no code of a user runs under our
 /// locks, and what they guard is whole after each step.

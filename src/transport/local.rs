@@ -42,7 +42,20 @@ struct Direction<T> {
 
 /// The descriptor the consumer polls: readable while it holds a token.
 #[derive(Debug)]
-struct Bell(EventFd);
+pub(crate) struct Bell(EventFd);
+
+impl Bell {
+    pub(crate) fn new() -> Result<Self, Error> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_SEMAPHORE;
+        EventFd::from_flags(flags).map(Self).map_err(|errno| Error::os("eventfd2", errno))
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl Tokens for Bell {
     fn put(&self) {
@@ -57,8 +70,6 @@ impl Tokens for Bell {
 
 /// Makes one direction with room for `depth` items.
 pub(crate) fn direction<T: Record>(depth: u32) -> Result<(Tx<T>, Rx<T>), Error> {
-    let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_SEMAPHORE;
-    let bell = EventFd::from_flags(flags).map_err(|errno| Error::os("eventfd2", errno))?;
     let shared = Arc::new(Direction {
         queue: ArrayQueue::new(depth as usize),
         armed: Apart(AtomicU32::new(ARMED)),
@@ -66,7 +77,7 @@ pub(crate) fn direction<T: Record>(depth: u32) -> Result<(Tx<T>, Rx<T>), Error> 
         producer_gone: AtomicBool::new(false),
         consumer_gone: AtomicBool::new(false),
         emptied: DrainGate::new(),
-        bell: Bell(bell),
+        bell: Bell::new()?,
     });
     let tx = Tx { shared: shared.clone(), announced: false, wake_ups: 0, owner: Owner::this_process() };
     let rx = Rx { shared, waiter: Waiter::new(), seen_loss: 0, owner: Owner::this_process() };
@@ -268,7 +279,7 @@ fn has_work<T>(shared: &Direction<T>, seen_loss: u32) -> bool {
 
 impl<T> AsFd for Rx<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.shared.bell.0.as_fd()
+        self.shared.bell.as_fd()
     }
 }
 
@@ -311,7 +322,7 @@ impl<T> Watch<T> {
 
 impl<T> AsFd for Watch<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.bell.0.as_fd()
+        self.0.bell.as_fd()
     }
 }
 

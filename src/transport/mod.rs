@@ -287,12 +287,12 @@ impl<T: Record> AsFd for Watch<T> {
 }
 
 /// Waits until `fd` is readable or hung up; false when `deadline` came first.
-fn wait_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> io::Result<bool> {
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> io::Result<bool> {
     wait_for(fd, PollFlags::POLLIN, deadline)
 }
 
 /// Waits until one of `events`, or a hang-up, is there; false when `deadline` came first.
-fn wait_for(fd: BorrowedFd<'_>, events: PollFlags, deadline: Option<Instant>) -> io::Result<bool> {
+pub(crate) fn wait_for(fd: BorrowedFd<'_>, events: PollFlags, deadline: Option<Instant>) -> io::Result<bool> {
     loop {
         let left =
             deadline.map(|deadline| TimeSpec::from(deadline.saturating_duration_since(Instant::now())));

@@ -119,6 +119,26 @@ impl<T: Record> Tx<T> {
         Ok(accepted)
     }
 
+    /// The most items that [`send_whole`](Self::send_whole) takes.
+    pub(crate) fn most_whole(&self) -> usize {
+        self.stage.len() / T::SIZE
+    }
+
+    /// Sends `count` items in one write: all of them are accepted, or none.
+    pub(crate) fn send_whole(
+        &mut self,
+        count: usize,
+        item: impl Fn(usize) -> T,
+    ) -> Result<(), TrySendError<()>> {
+        if !self.has_room()? {
+            return Err(TrySendError::Full(()));
+        }
+        let written = self.write_staged(count, item)?;
+        // What the kernel did not take goes first next time.
+        self.owed = written..count * T::SIZE;
+        Ok(())
+    }
+
     /// Sends `item` beyond the depth, with the write that is kept free for it.
     pub(crate) fn send_last(&mut self, item: T) -> Result<(), TrySendError<()>> {
         self.write(1, |_| item).map(|_| ())
@@ -157,17 +177,21 @@ impl<T: Record> Tx<T> {
 
     /// Writes as many of `count` items as one write holds; returns how many the kernel took.
     fn write(&mut self, count: usize, item: impl Fn(usize) -> T) -> Result<usize, TrySendError<()>> {
-        self.finish()?;
-        let count = count.min(self.stage.len() / T::SIZE);
-        for (index, slot) in self.stage.chunks_exact_mut(T::SIZE).take(count).enumerate() {
-            item(index).encode(slot);
-        }
-        let written = self.write_bytes(0..count * T::SIZE)?;
+        let written = self.write_staged(count.min(self.most_whole()), item)?;
         // The kernel takes a write whole unless someone has shrunk the send buffer meanwhile. A record
         // it took a part of is accepted: its rest goes first next time.
         let accepted = written.div_ceil(T::SIZE);
         self.owed = written..accepted * T::SIZE;
         Ok(accepted)
+    }
+
+    /// Writes `count` items that one write holds; returns how many bytes the kernel took.
+    fn write_staged(&mut self, count: usize, item: impl Fn(usize) -> T) -> Result<usize, TrySendError<()>> {
+        self.finish()?;
+        for (index, slot) in self.stage.chunks_exact_mut(T::SIZE).take(count).enumerate() {
+            item(index).encode(slot);
+        }
+        self.write_bytes(0..count * T::SIZE)
     }
 
     fn write_bytes(&mut self, range: std::ops::Range<usize>) -> Result<usize, TrySendError<()>> {

@@ -16,6 +16,8 @@ use recordfd::Options;
 use recordfd::event::{self, Received, Receiver, Sender};
 use recordfd::uapi::{AcpiNotify, Event, FixedText, Record, Sequence};
 
+pub mod fault;
+
 pub type Tx = Sender<AcpiNotify>;
 pub type Rx = Receiver<AcpiNotify>;
 

@@ -40,7 +40,7 @@ wire_flags! {
 ///
 /// Source: Linux `include/uapi/linux/iommufd.h`.
 #[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PgFault {
     /// What is valid, and whether the group ends here.
     pub flags: PgFaultFlags,

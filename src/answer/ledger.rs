@@ -1,0 +1,379 @@
+//! Which groups are open, what each came to, and who still owes an answer: the protocol itself.
+//!
+//! A group takes a slot. Its cookie is the slot's number and a generation, and never 0. The life of a
+//! slot:
+//!
+//! | state | meaning | leaves it by |
+//! |---|---|---|
+//! | free | no group | [`open`](Ledger::open) |
+//! | open | published, not answered | an answer, or a completion without one |
+//! | done | completed, the completion not collected yet | [`take`](Ledger::take) |
+//! | zombie | collected, but the responder still holds the cookie | its late answer, or hang-up |
+//!
+//! A done slot may be held, too: it then becomes a zombie when it is collected, a free one otherwise. So
+//! a slot gets its next cookie only when nobody can answer the old one any more: the generation alone
+//! would come round within seconds. (Linux hands out the lowest free cookie at once.)
+
+use std::time::{Duration, Instant};
+
+use super::devices::DeviceCounts;
+use super::list::{Linked, Links, List};
+use super::{Cause, MustAnswer, PublishError};
+
+/// What a group came to.
+#[derive(Debug)]
+pub(crate) struct Completion<A: MustAnswer> {
+    pub(crate) cookie: u32,
+    pub(crate) dev_id: u32,
+    pub(crate) tag: A::Tag,
+    pub(crate) verdict: A::Verdict,
+    pub(crate) cause: Cause,
+}
+
+/// How groups have completed so far, and what is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LedgerCounters {
+    pub(crate) answered: u64,
+    pub(crate) detached: u64,
+    pub(crate) hung_up: u64,
+    pub(crate) deadline: u64,
+    pub(crate) bad_answer: u64,
+    /// Answers to cookies that were not open any more, or never.
+    pub(crate) late_answers: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State<V> {
+    Free,
+    Open,
+    Done(V, Cause),
+    Zombie,
+}
+
+#[derive(Debug)]
+struct Slot<A: MustAnswer> {
+    links: Links,
+    state: State<A::Verdict>,
+    /// Of the present group, or the last one.
+    cookie: u32,
+    dev_id: u32,
+    tag: A::Tag,
+    /// When it was published.
+    since: Instant,
+    /// The responder has the cookie, or will, and has not answered.
+    held: bool,
+    /// Completed while held, and the responder has not been told.
+    untold: bool,
+}
+
+impl<A: MustAnswer> Linked for Slot<A> {
+    fn links(&mut self) -> &mut Links {
+        &mut self.links
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Ledger<A: MustAnswer> {
+    slots: Box<[Slot<A>]>,
+    free: List,
+    /// In the order of publication, which with one time limit for all is that of their deadlines.
+    open: List,
+    /// In the order of completion.
+    done: List,
+    /// Bits of a cookie that name the slot.
+    slot_bits: u32,
+    devices: DeviceCounts,
+    deadline: Option<Duration>,
+    untold: u32,
+    counters: LedgerCounters,
+}
+
+impl<A: MustAnswer> Ledger<A> {
+    /// A ledger for `depth` groups, from 1 to 2^20, of which one device may have `per_device`. Groups
+    /// not answered within `deadline` complete without an answer.
+    pub(crate) fn new(depth: u32, per_device: u32, deadline: Option<Duration>) -> Self {
+        let slot = |cookie| Slot {
+            links: Links::LONE,
+            state: State::Free,
+            cookie,
+            dev_id: 0,
+            tag: A::Tag::default(),
+            since: Instant::now(),
+            held: false,
+            untold: false,
+        };
+        let mut slots: Box<[_]> = (0..depth).map(slot).collect();
+        let mut free = List::new();
+        (0..depth).for_each(|slot| free.push(&mut slots, slot));
+        Self {
+            slots,
+            free,
+            open: List::new(),
+            done: List::new(),
+            slot_bits: u32::BITS - (depth - 1).leading_zeros(),
+            devices: DeviceCounts::new(depth, per_device),
+            deadline,
+            untold: 0,
+            counters: LedgerCounters::default(),
+        }
+    }
+
+    /// Opens a group and returns its cookie. `held`: from now on the responder may answer it.
+    pub(crate) fn open(
+        &mut self,
+        dev_id: u32,
+        tag: A::Tag,
+        now: Instant,
+        held: bool,
+    ) -> Result<u32, PublishError> {
+        let Some(index) = self.free.first() else { return Err(PublishError::Full) };
+        if !self.devices.add(dev_id) {
+            return Err(PublishError::DeviceFull);
+        }
+        self.free.remove(&mut self.slots, index);
+        self.open.push(&mut self.slots, index);
+        let slot = &mut self.slots[index as usize];
+        slot.cookie = next_cookie(slot.cookie, self.slot_bits);
+        (slot.state, slot.dev_id, slot.tag, slot.since) = (State::Open, dev_id, tag, now);
+        (slot.held, slot.untold) = (held, false);
+        Ok(slot.cookie)
+    }
+
+    /// Takes back an [`open`](Self::open) that came to nothing: nobody has seen the cookie.
+    pub(crate) fn undo(&mut self, cookie: u32) {
+        if let Some(index) = self.find(cookie) {
+            self.open.remove(&mut self.slots, index);
+            self.set_free(index);
+        }
+    }
+
+    /// Notes that the responder has the cookie now.
+    #[cfg(feature = "local")]
+    pub(crate) fn deliver(&mut self, cookie: u32) {
+        if let Some(index) = self.find(cookie) {
+            self.slots[index as usize].held = true;
+        }
+    }
+
+    /// Whether the group is published and not completed.
+    #[cfg(feature = "local")]
+    pub(crate) fn is_open(&self, cookie: u32) -> bool {
+        self.find(cookie).is_some()
+    }
+
+    /// Whether the group was completed while the responder held its cookie.
+    #[cfg(feature = "local")]
+    pub(crate) fn is_cancelled(&self, cookie: u32) -> bool {
+        self.held_by(cookie).is_some_and(|index| !matches!(self.slots[index as usize].state, State::Open))
+    }
+
+    /// Notes the answer to a group; false when it is open no more, or never was: the answer is late.
+    pub(crate) fn answer(&mut self, cookie: u32, verdict: Option<A::Verdict>) -> bool {
+        let Some(index) = self.held_by(cookie) else {
+            self.counters.late_answers += 1;
+            return false;
+        };
+        self.set_told(index);
+        let slot = &mut self.slots[index as usize];
+        slot.held = false;
+        match slot.state {
+            State::Open => {
+                let (verdict, cause) = match verdict {
+                    Some(verdict) => (verdict, Cause::Answered),
+                    None => (A::NEGATIVE, Cause::BadAnswer),
+                };
+                self.complete(index, verdict, cause);
+                true
+            }
+            state => {
+                self.counters.late_answers += 1;
+                if matches!(state, State::Zombie) {
+                    self.set_free(index);
+                }
+                false
+            }
+        }
+    }
+
+    /// Completes every open group of `dev_id` without its answer.
+    pub(crate) fn detach(&mut self, dev_id: u32) {
+        if !self.devices.has(dev_id) {
+            return;
+        }
+        for index in 0..self.slots.len() as u32 {
+            let slot = &self.slots[index as usize];
+            if matches!(slot.state, State::Open) && slot.dev_id == dev_id {
+                self.cancel(index, Cause::Detached);
+            }
+        }
+    }
+
+    /// Completes every open group whose time is up.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        while let Some(index) = self.open.first() {
+            if self.next_deadline().is_none_or(|deadline| deadline > now) {
+                return;
+            }
+            self.cancel(index, Cause::Deadline);
+        }
+    }
+
+    /// Completes every open group, for nobody will answer any more, and frees the zombies.
+    pub(crate) fn hang_up(&mut self) {
+        for index in 0..self.slots.len() as u32 {
+            self.set_told(index);
+            let slot = &mut self.slots[index as usize];
+            slot.held = false;
+            match slot.state {
+                State::Open => self.complete(index, A::NEGATIVE, Cause::HungUp),
+                State::Zombie => self.set_free(index),
+                State::Free | State::Done(..) => {}
+            }
+        }
+    }
+
+    /// Takes the next completion out.
+    pub(crate) fn take(&mut self) -> Option<Completion<A>> {
+        let index = self.done.pop(&mut self.slots)?;
+        let slot = &mut self.slots[index as usize];
+        let State::Done(verdict, cause) = slot.state else { unreachable!("it is in the list of the done") };
+        let completion =
+            Completion { cookie: slot.cookie, dev_id: slot.dev_id, tag: slot.tag, verdict, cause };
+        if slot.held {
+            slot.state = State::Zombie;
+        } else {
+            self.set_free(index);
+        }
+        Some(completion)
+    }
+
+    /// Completions to take.
+    pub(crate) fn waiting(&self) -> usize {
+        self.done.len() as usize
+    }
+
+    /// A group that was completed while the responder held its cookie, which it is to be told of: its
+    /// device and cookie. [`told`](Self::told) says that it was.
+    pub(crate) fn untold(&self) -> Option<(u32, u32)> {
+        if self.untold == 0 {
+            return None;
+        }
+        self.slots.iter().find(|slot| slot.untold).map(|slot| (slot.dev_id, slot.cookie))
+    }
+
+    pub(crate) fn told(&mut self, cookie: u32) {
+        if let Some(index) = self.held_by(cookie) {
+            self.set_told(index);
+        }
+    }
+
+    /// Cookies that the responder holds.
+    #[cfg(feature = "local")]
+    pub(crate) fn held_cookies(&self) -> impl Iterator<Item = u32> {
+        self.slots.iter().filter(|slot| slot.held).map(|slot| slot.cookie)
+    }
+
+    /// Whether `dev_id` has a group that is not completed.
+    pub(crate) fn has_open(&self, dev_id: u32) -> bool {
+        // Most devices have none, and then no slot is looked at.
+        self.devices.has(dev_id)
+            && self.slots.iter().any(|slot| slot.dev_id == dev_id && matches!(slot.state, State::Open))
+    }
+
+    /// When the oldest open group's time is up.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.oldest()?.checked_add(self.deadline?)
+    }
+
+    /// When the oldest open group was published.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        self.open.first().map(|index| self.slots[index as usize].since)
+    }
+
+    /// Groups published and not completed.
+    pub(crate) fn unanswered(&self) -> u32 {
+        self.open.len()
+    }
+
+    /// Slots taken: open, completed and not collected, and zombies.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.slots.len() as u32 - self.free.len()
+    }
+
+    pub(crate) fn depth(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    pub(crate) fn counters(&self) -> LedgerCounters {
+        self.counters
+    }
+
+    /// The slot of an open group.
+    fn find(&self, cookie: u32) -> Option<u32> {
+        self.slot_of(cookie).filter(|index| matches!(self.slots[*index as usize].state, State::Open))
+    }
+
+    /// The slot whose present cookie this is, if the responder holds it.
+    fn held_by(&self, cookie: u32) -> Option<u32> {
+        self.slot_of(cookie).filter(|index| self.slots[*index as usize].held)
+    }
+
+    fn slot_of(&self, cookie: u32) -> Option<u32> {
+        let index = slot_of(cookie, self.slot_bits);
+        let slot = self.slots.get(index as usize)?;
+        (slot.cookie == cookie && !matches!(slot.state, State::Free)).then_some(index)
+    }
+
+    /// Completes an open group that gets no answer.
+    fn cancel(&mut self, index: u32, cause: Cause) {
+        let slot = &mut self.slots[index as usize];
+        if slot.held {
+            slot.untold = true;
+            self.untold += 1;
+        }
+        self.complete(index, A::NEGATIVE, cause);
+    }
+
+    fn complete(&mut self, index: u32, verdict: A::Verdict, cause: Cause) {
+        self.open.remove(&mut self.slots, index);
+        self.done.push(&mut self.slots, index);
+        self.slots[index as usize].state = State::Done(verdict, cause);
+        let counters = &mut self.counters;
+        match cause {
+            Cause::Answered => counters.answered += 1,
+            Cause::Detached => counters.detached += 1,
+            Cause::HungUp => counters.hung_up += 1,
+            Cause::Deadline => counters.deadline += 1,
+            Cause::BadAnswer => counters.bad_answer += 1,
+            Cause::Unfinished => {}
+        }
+    }
+
+    fn set_told(&mut self, index: u32) {
+        let untold = &mut self.slots[index as usize].untold;
+        self.untold -= u32::from(std::mem::take(untold));
+    }
+
+    /// Frees a slot that is in no list.
+    fn set_free(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        slot.state = State::Free;
+        slot.held = false;
+        let dev_id = slot.dev_id;
+        self.free.push(&mut self.slots, index);
+        self.devices.remove(dev_id);
+    }
+}
+
+/// The next cookie of the slot that had `cookie`: the generation in the upper bits is never 0.
+fn next_cookie(cookie: u32, slot_bits: u32) -> u32 {
+    let one = 1 << slot_bits;
+    match cookie.wrapping_add(one) {
+        next if next < one => next + one,
+        next => next,
+    }
+}
+
+fn slot_of(cookie: u32, slot_bits: u32) -> u32 {
+    cookie & ((1 << slot_bits) - 1)
+}

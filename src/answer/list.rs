@@ -1,0 +1,103 @@
+//! Doubly linked lists over the slots of an array: every operation takes constant time and no memory.
+
+/// No slot.
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// Neighbours of a slot in the one list it is in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Links {
+    previous: u32,
+    next: u32,
+}
+
+impl Links {
+    pub(crate) const LONE: Self = Self { previous: NONE, next: NONE };
+}
+
+/// What has links of its own.
+pub(crate) trait Linked {
+    fn links(&mut self) -> &mut Links;
+}
+
+/// First and last slot of a list; the links are in the slots.
+#[derive(Debug)]
+pub(crate) struct List {
+    first: u32,
+    last: u32,
+    len: u32,
+}
+
+impl List {
+    pub(crate) const fn new() -> Self {
+        Self { first: NONE, last: NONE, len: 0 }
+    }
+
+    pub(crate) const fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// The slot that was put in first.
+    pub(crate) const fn first(&self) -> Option<u32> {
+        if self.first == NONE { None } else { Some(self.first) }
+    }
+
+    /// Puts `slot`, which is in no list, behind the last one.
+    pub(crate) fn push<T: Linked>(&mut self, slots: &mut [T], slot: u32) {
+        *slots[slot as usize].links() = Links { previous: self.last, next: NONE };
+        match self.last {
+            NONE => self.first = slot,
+            last => slots[last as usize].links().next = slot,
+        }
+        self.last = slot;
+        self.len += 1;
+    }
+
+    /// Takes `slot`, which is in this list, out of it.
+    pub(crate) fn remove<T: Linked>(&mut self, slots: &mut [T], slot: u32) {
+        let Links { previous, next } = std::mem::replace(slots[slot as usize].links(), Links::LONE);
+        match previous {
+            NONE => self.first = next,
+            previous => slots[previous as usize].links().next = next,
+        }
+        match next {
+            NONE => self.last = previous,
+            next => slots[next as usize].links().previous = previous,
+        }
+        self.len -= 1;
+    }
+
+    /// Takes the first slot out.
+    pub(crate) fn pop<T: Linked>(&mut self, slots: &mut [T]) -> Option<u32> {
+        let first = self.first()?;
+        self.remove(slots, first);
+        Some(first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Slot(Links);
+
+    impl Linked for Slot {
+        fn links(&mut self) -> &mut Links {
+            &mut self.0
+        }
+    }
+
+    #[test]
+    fn slots_come_out_in_the_order_they_went_in_whichever_are_removed_between() {
+        for removed in 0..4 {
+            let mut slots = [const { Slot(Links::LONE) }; 4];
+            let mut list = List::new();
+            (0..4).for_each(|slot| list.push(&mut slots, slot));
+            list.remove(&mut slots, removed);
+            list.push(&mut slots, removed);
+            let order: Vec<_> = std::iter::from_fn(|| list.pop(&mut slots)).collect();
+            let expected: Vec<_> = (0..4).filter(|slot| *slot != removed).chain([removed]).collect();
+            assert_eq!(order, expected);
+            assert_eq!((list.len(), list.first()), (0, None));
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The must-answer protocol: every accepted group of records completes exactly once.
+//!
+//! Here is what holds for every format whose records must be answered; what a page fault is, `fault/`
+//! knows. [`ledger`] is the protocol itself: which cookies are open, what each group came to, who still
+//! owes an answer. A reporter runs it over a transport ([`remote`]), or shares it with a responder of
+//! the same process ([`local`]). [`responder`] is the other side of a transport, which trusts nothing
+//! it reads.
+
+pub(crate) mod devices;
+pub(crate) mod ends;
+pub(crate) mod ledger;
+pub(crate) mod list;
+#[cfg(feature = "local")]
+pub(crate) mod local;
+pub(crate) mod remote;
+pub(crate) mod responder;
+pub(crate) mod wire;
+
+use std::fmt::Debug;
+use std::io;
+
+use recordfd_uapi::{Payload, Record};
+
+use crate::error::TrySendError;
+
+pub(crate) use ledger::{Completion, Ledger};
+
+/// A record that must be answered, what answers it, and what must be known of both.
+pub(crate) trait MustAnswer: Payload {
+    /// The answer on the wire.
+    type Answer: Record;
+    /// What an answer can say.
+    type Verdict: Copy + PartialEq + Debug + Send + 'static;
+    /// What the reporter wants back with a completion, besides the device.
+    type Tag: Copy + Debug + Default + Send + 'static;
+
+    /// What a group is completed with that gets no answer.
+    const NEGATIVE: Self::Verdict;
+
+    fn answer(cookie: u32, verdict: Self::Verdict) -> Self::Answer;
+
+    /// The cookie an answer names, and what it says; `None` for a code the format does not have.
+    fn verdict(answer: &Self::Answer) -> (u32, Option<Self::Verdict>);
+
+    /// This record as one of the group `cookie`, and whether it is the last one.
+    fn grouped(self, cookie: u32, last: bool) -> Self;
+
+    fn cookie(&self) -> u32;
+
+    fn is_last(&self) -> bool;
+
+    /// The payload of the notice that the group `cookie` of `dev_id` was completed without its answer.
+    fn cancelled(dev_id: u32, cookie: u32) -> Self;
+}
+
+/// Why a group completed as it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The consumer answered it.
+    Answered,
+    /// Its device was detached first.
+    Detached,
+    /// The consumer is gone, or broke the format of answers.
+    HungUp,
+    /// It was not answered in time.
+    Deadline,
+    /// The consumer answered with a code that the format does not have.
+    BadAnswer,
+    /// Its last record did not come in time, so that it was never published.
+    Unfinished,
+}
+
+/// Whose group is published, and what is given back with its completion.
+#[derive(Debug)]
+pub(crate) struct Group<A: MustAnswer> {
+    pub(crate) dev_id: u32,
+    pub(crate) tag: A::Tag,
+}
+
+/// Why a group was not published.
+#[derive(Debug)]
+pub(crate) enum PublishError {
+    /// Every slot is taken, or the transport has no room.
+    Full,
+    /// Its device has as many groups as one may have.
+    DeviceFull,
+    /// The responder is gone, or broke the format of answers.
+    Closed,
+    Io(io::Error),
+}
+
+impl From<TrySendError<()>> for PublishError {
+    fn from(error: TrySendError<()>) -> Self {
+        match error {
+            TrySendError::Full(()) => Self::Full,
+            TrySendError::Closed(()) => Self::Closed,
+            TrySendError::Io((), source) => Self::Io(source),
+        }
+    }
+}
+
+/// Why an answer was not taken.
+#[derive(Debug)]
+pub(crate) enum AnswerError {
+    /// The transport has no room for it now; the group stays open.
+    WouldBlock,
+    /// No open group goes by the cookie.
+    Stale,
+    /// The format has no such code; the group stays open.
+    Code,
+    /// The reporter is gone.
+    Closed,
+    Io(io::Error),
+}
+
+impl From<TrySendError<()>> for AnswerError {
+    fn from(error: TrySendError<()>) -> Self {
+        match error {
+            TrySendError::Full(()) => Self::WouldBlock,
+            TrySendError::Closed(()) => Self::Closed,
+            TrySendError::Io((), source) => Self::Io(source),
+        }
+    }
+}

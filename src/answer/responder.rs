@@ -1,0 +1,249 @@
+//! The responder's side of a transport. The reporter is not trusted: what it sends is checked, and what
+//! it does not read holds nobody up.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::wire::RecordRx;
+use super::{AnswerError, MustAnswer};
+use crate::error::{TryRecvError, TrySendError, Violation};
+use crate::sync::{Mutex, lock};
+use crate::transport::{Owner, socket};
+
+/// What has been received and not answered. Groups answer through it from any thread.
+#[derive(Debug)]
+pub(crate) struct RemoteResponder<A: MustAnswer> {
+    answers: Mutex<Answers<A>>,
+    owner: Owner,
+}
+
+#[derive(Debug)]
+struct Answers<A: MustAnswer> {
+    tx: socket::Tx<A::Answer>,
+    open: HashMap<u32, Open>,
+    depth: usize,
+    /// Groups whose user dropped them, to be answered negatively. They are in `open` until then.
+    owed: Vec<u32>,
+    /// Notices in `open` that nobody has asked for yet.
+    untold: usize,
+}
+
+/// A group that was received and not answered.
+#[derive(Clone, Copy, Debug, Default)]
+struct Open {
+    /// The reporter has completed it without its answer.
+    cancelled: bool,
+    told: bool,
+    /// It is in the batch of answers being sent.
+    answered: bool,
+}
+
+impl<A: MustAnswer> RemoteResponder<A> {
+    /// A responder with at most `depth` groups open, `open` of which another one has received.
+    pub(crate) fn new(socket: Arc<OwnedFd>, depth: u32, open: &[u32]) -> Self {
+        let depth = (depth as usize).max(open.len());
+        let mut answers = Answers {
+            // The kernel alone says when there is no room; there always is with an honest reporter.
+            tx: socket::Tx::new(socket, u32::MAX),
+            // Twice the most, so that the table never grows, whatever was removed from it.
+            open: HashMap::with_capacity(2 * depth),
+            depth,
+            owed: Vec::with_capacity(depth),
+            untold: 0,
+        };
+        answers.open.extend(open.iter().map(|cookie| (*cookie, Open::default())));
+        Self { answers: Mutex::new(answers), owner: Owner::this_process() }
+    }
+
+    pub(crate) fn respond(&self, cookie: u32, verdict: A::Verdict) -> Result<(), AnswerError> {
+        let mut answers = lock(&self.answers);
+        if !answers.open.contains_key(&cookie) {
+            return Err(AnswerError::Stale);
+        }
+        answers.flush_owed()?;
+        match answers.tx.send(1, |_| A::answer(cookie, verdict)) {
+            // Nobody will ever take it.
+            Err(error @ TrySendError::Closed(())) => {
+                answers.close(cookie);
+                Err(error.into())
+            }
+            outcome => {
+                outcome?;
+                answers.close(cookie);
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends answers in order, up to the first that cannot be sent; returns how many.
+    pub(crate) fn respond_batch(&self, batch: &[A::Answer]) -> Result<usize, AnswerError> {
+        let mut answers = lock(&self.answers);
+        if !batch.is_empty() {
+            answers.flush_owed()?;
+        }
+        let (mut good, mut outcome) = (0, Ok(()));
+        for answer in batch {
+            let (cookie, verdict) = A::verdict(answer);
+            let open = answers.open.get_mut(&cookie).filter(|open| !open.answered);
+            outcome = match (open, verdict) {
+                (_, None) => Err(AnswerError::Code),
+                (None, _) => Err(AnswerError::Stale),
+                (Some(open), Some(_)) => {
+                    // So that a cookie that comes twice is bad the second time.
+                    open.answered = true;
+                    good += 1;
+                    continue;
+                }
+            };
+            break;
+        }
+        let sent = answers.tx.send(good, |index| batch[index]);
+        let count = *sent.as_ref().unwrap_or(&0);
+        for (index, answer) in batch[..good].iter().enumerate() {
+            let cookie = A::verdict(answer).0;
+            if index < count {
+                answers.close(cookie);
+            } else if let Some(open) = answers.open.get_mut(&cookie) {
+                open.answered = false;
+            }
+        }
+        match (count, sent, outcome) {
+            (0, Err(error), _) => Err(error.into()),
+            (0, Ok(_), Err(error)) => Err(error),
+            _ => Ok(count),
+        }
+    }
+
+    /// Owes the group its negative answer: sends it now or at a later call.
+    pub(crate) fn give_up(&self, cookie: u32) {
+        if !self.owner.is_this_process() {
+            return;
+        }
+        let mut answers = lock(&self.answers);
+        if answers.open.contains_key(&cookie) {
+            answers.owed.push(cookie);
+            // Without room it stays owed; with nobody there, nothing is.
+            let _ = answers.flush_owed();
+        }
+    }
+
+    pub(crate) fn is_cancelled(&self, cookie: u32) -> bool {
+        lock(&self.answers).open.get(&cookie).is_some_and(|open| open.cancelled)
+    }
+
+    /// The cookie of an open group that the reporter has completed; each is told once.
+    pub(crate) fn next_cancelled(&self) -> Option<u32> {
+        let mut answers = lock(&self.answers);
+        if answers.untold == 0 {
+            return None;
+        }
+        answers.untold -= 1;
+        let (cookie, open) = answers.open.iter_mut().find(|(_, open)| open.cancelled && !open.told)?;
+        open.told = true;
+        Some(*cookie)
+    }
+
+    pub(crate) fn open_cookies(&self) -> Vec<u32> {
+        lock(&self.answers).open.keys().copied().collect()
+    }
+}
+
+impl<A: MustAnswer> Answers<A> {
+    fn flush_owed(&mut self) -> Result<(), AnswerError> {
+        while !self.owed.is_empty() {
+            let owed = &self.owed;
+            let sent = match self.tx.send(owed.len(), |index| A::answer(owed[index], A::NEGATIVE)) {
+                Err(TrySendError::Closed(())) => owed.len(),
+                outcome => outcome?,
+            };
+            for index in 0..sent {
+                self.close(self.owed[index]);
+            }
+            self.owed.drain(..sent);
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, cookie: u32) {
+        if let Some(open) = self.open.remove(&cookie) {
+            self.untold -= usize::from(open.cancelled && !open.told);
+        }
+    }
+
+    /// Notes that the reporter has completed the group; its answer may have crossed the notice.
+    fn cancel(&mut self, cookie: u32) {
+        if let Some(open) = self.open.get_mut(&cookie) {
+            self.untold += usize::from(!open.cancelled);
+            open.cancelled = true;
+        }
+    }
+}
+
+/// Puts groups together from the records that come.
+#[derive(Debug)]
+pub(crate) struct GroupReader<A: MustAnswer> {
+    pub(crate) rx: RecordRx<A>,
+    pub(crate) responder: Arc<RemoteResponder<A>>,
+    /// The records of a group that came so far.
+    part: Vec<A>,
+    /// The most records of a group.
+    most: usize,
+}
+
+impl<A: MustAnswer> GroupReader<A> {
+    pub(crate) fn new(rx: RecordRx<A>, responder: Arc<RemoteResponder<A>>) -> Self {
+        let most = rx.most_of_group();
+        Self { rx, responder, part: Vec::with_capacity(most), most }
+    }
+
+    /// Reads once, at most `most` records. Groups that are complete go to `pages`, one behind the other,
+    /// and `sink` is told of each: its cookie and its place.
+    pub(crate) fn read(
+        &mut self,
+        pages: &mut [A],
+        most: usize,
+        mut sink: impl FnMut(u32, Range<usize>),
+    ) -> Result<(), TryRecvError> {
+        let part = &mut self.part;
+        // What is read must fit, for it cannot be put back.
+        let room = pages.len().saturating_sub(part.len());
+        if room == 0 && most > 0 {
+            return Err(TryRecvError::BufferTooSmall { needed: part.len() + 1 });
+        }
+        let answers = &mut *lock(&self.responder.answers);
+        let _ = answers.flush_owed();
+        let mut filled = 0;
+        let outcome = self.rx.recv(most.min(room), |record, cancelled| {
+            let cookie = record.cookie();
+            match part.first() {
+                Some(first) if cancelled || first.cookie() != cookie => return Err(Violation::GroupNotEnded),
+                Some(_) if part.len() == self.most => return Err(Violation::GroupTooLarge),
+                _ if cookie == 0 => return Err(Violation::ZeroCookie),
+                None if cancelled => {
+                    answers.cancel(cookie);
+                    return Ok(());
+                }
+                None if answers.open.contains_key(&cookie) => return Err(Violation::CookieOpen { cookie }),
+                None if answers.open.len() == answers.depth => return Err(Violation::TooManyOpen),
+                _ => part.push(*record),
+            }
+            if record.is_last() {
+                answers.open.insert(cookie, Open::default());
+                let place = filled..filled + part.len();
+                pages[place.clone()].copy_from_slice(part);
+                filled = place.end;
+                part.clear();
+                sink(cookie, place);
+            }
+            Ok(())
+        });
+        match outcome {
+            Err(TryRecvError::Closed) if !self.part.is_empty() => {
+                Err(TryRecvError::PeerViolation(Violation::GroupNotEnded))
+            }
+            outcome => outcome,
+        }
+    }
+}

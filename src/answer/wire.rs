@@ -1,0 +1,136 @@
+//! Records that must be answered on a descriptor: bare ones, as Linux' first format has them, or with the
+//! header that can say CANCELLED.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use recordfd_uapi::{Event, EventFlags, EventHeader, Record, Sequence, WRITE_MAX};
+
+use super::MustAnswer;
+use crate::error::{TryRecvError, TrySendError, Violation};
+use crate::transport::{Rx, RxCarrier, socket};
+
+/// The producing end of the records.
+#[derive(Debug)]
+pub(crate) enum RecordTx<A: MustAnswer> {
+    Bare(socket::Tx<A>),
+    /// With the number of the next record.
+    Headed(socket::Tx<Event<A>>, Sequence),
+}
+
+impl<A: MustAnswer> RecordTx<A> {
+    pub(crate) fn new(socket: Arc<OwnedFd>, depth: u32, headed: bool) -> Self {
+        if headed {
+            Self::Headed(socket::Tx::new(socket, depth), Sequence::ZERO)
+        } else {
+            Self::Bare(socket::Tx::new(socket, depth))
+        }
+    }
+
+    /// The most records that are sent whole.
+    pub(crate) fn most(&self) -> usize {
+        match self {
+            Self::Bare(tx) => tx.most_whole(),
+            Self::Headed(tx, _) => tx.most_whole(),
+        }
+    }
+
+    /// Sends `count` records, at most [`most`](Self::most) and all of them or none.
+    pub(crate) fn send(&mut self, count: usize, record: impl Fn(usize) -> A) -> Result<(), TrySendError<()>> {
+        match self {
+            Self::Bare(tx) => tx.send_whole(count, record),
+            Self::Headed(tx, next) => {
+                let first = *next;
+                tx.send_whole(count, |index| Event::new(first.plus(index as u32), record(index)))?;
+                *next = first.plus(count as u32);
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells that the group `cookie` was completed without its answer, if the format can say so.
+    pub(crate) fn send_cancelled(&mut self, dev_id: u32, cookie: u32) -> Result<(), TrySendError<()>> {
+        if let Self::Headed(tx, next) = self {
+            let header = EventHeader { flags: EventFlags::CANCELLED, sequence: next.get() };
+            let notice = Event { header, payload: A::cancelled(dev_id, cookie) };
+            tx.send_whole(1, |_| notice)?;
+            *next = next.plus(1);
+        }
+        Ok(())
+    }
+
+    /// Writes what is left of accepted records, if someone's change of the send buffer cut them.
+    pub(crate) fn finish(&mut self) -> Result<(), TrySendError<()>> {
+        match self {
+            Self::Bare(tx) => tx.finish(),
+            Self::Headed(tx, _) => tx.finish(),
+        }
+    }
+}
+
+/// The consuming end of the records.
+#[derive(Debug)]
+pub(crate) enum RecordRx<A: MustAnswer> {
+    Bare(Rx<A>),
+    /// With the number of the next record; none before the first.
+    Headed(Rx<Event<A>>, Option<Sequence>),
+}
+
+impl<A: MustAnswer> RecordRx<A> {
+    pub(crate) fn new(socket: Arc<OwnedFd>, headed: bool) -> Self {
+        if headed {
+            Self::Headed(Rx::new(RxCarrier::Socket(socket::Rx::new(socket))), None)
+        } else {
+            Self::Bare(Rx::new(RxCarrier::Socket(socket::Rx::new(socket))))
+        }
+    }
+
+    /// The most records of a group: what one write holds.
+    pub(crate) fn most_of_group(&self) -> usize {
+        match self {
+            Self::Bare(_) => WRITE_MAX / A::SIZE,
+            Self::Headed(..) => WRITE_MAX / Event::<A>::SIZE,
+        }
+    }
+
+    /// Receives at most `most` records into `sink`, which is told, too, whether one is a notice that its
+    /// group was cancelled.
+    pub(crate) fn recv(
+        &mut self,
+        most: usize,
+        mut sink: impl FnMut(&A, bool) -> Result<(), Violation>,
+    ) -> Result<(), TryRecvError> {
+        match self {
+            Self::Bare(rx) => rx.recv(most, |record| sink(record, false))?,
+            Self::Headed(rx, next) => rx.recv(most, |event| {
+                // Nothing is ever lost on such a channel.
+                let sequence = event.sequence();
+                if next.is_some_and(|next| next != sequence) {
+                    return Err(Violation::SequenceGap);
+                }
+                *next = Some(sequence.plus(1));
+                sink(&event.payload, event.header.flags.contains(EventFlags::CANCELLED))
+            })?,
+        };
+        Ok(())
+    }
+
+    /// Sleeps until a receive may bring something; false when `deadline` came first.
+    pub(crate) fn wait(&mut self, deadline: Option<Instant>) -> io::Result<bool> {
+        match self {
+            Self::Bare(rx) => rx.wait(deadline, Duration::ZERO),
+            Self::Headed(rx, _) => rx.wait(deadline, Duration::ZERO),
+        }
+    }
+}
+
+impl<A: MustAnswer> AsFd for RecordRx<A> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Bare(rx) => rx.as_fd(),
+            Self::Headed(rx, _) => rx.as_fd(),
+        }
+    }
+}

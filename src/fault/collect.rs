@@ -1,0 +1,205 @@
+//! Groups that wait for their last page.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use recordfd_uapi::PgFault;
+
+use super::request::{FaultCompletion, FaultRequest, ResponseCode, Tag};
+use crate::answer::devices::DeviceCounts;
+use crate::answer::list::{Linked, Links, List};
+use crate::answer::{Cause, MustAnswer};
+
+/// Which group a page belongs to. The hardware's index tells apart the half-made groups of one address
+/// space of one device, and nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    dev_id: u32,
+    tag: Tag,
+}
+
+#[derive(Debug)]
+struct HalfMade {
+    links: Links,
+    key: Key,
+    /// When its first page came.
+    since: Instant,
+    count: usize,
+    /// A page beyond the most has come.
+    too_large: bool,
+}
+
+impl Linked for HalfMade {
+    fn links(&mut self) -> &mut Links {
+        &mut self.links
+    }
+}
+
+/// Why a page was not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// Too many groups wait.
+    Full,
+    /// The group would have too many pages.
+    TooLarge,
+}
+
+#[derive(Debug)]
+pub(super) struct Collector {
+    groups: Box<[HalfMade]>,
+    /// The pages of each group, `max_group` places apart.
+    pages: Box<[PgFault]>,
+    max_group: usize,
+    free: List,
+    /// In the order in which they began.
+    live: List,
+    by_key: HashMap<Key, u32>,
+    devices: DeviceCounts,
+    age: Duration,
+    /// Completions of groups that waited too long; with the live ones never more than there are places.
+    unfinished: VecDeque<FaultCompletion>,
+}
+
+impl Collector {
+    /// A collector of `most` groups with up to `max_group` pages, each of which may wait for `age`.
+    pub(super) fn new(most: u32, max_group: u32, age: Duration) -> Self {
+        let key = Key { dev_id: 0, tag: Tag::default() };
+        let none = || HalfMade { links: Links::LONE, key, since: Instant::now(), count: 0, too_large: false };
+        let mut groups: Box<[_]> = (0..most).map(|_| none()).collect();
+        let mut free = List::new();
+        (0..most).for_each(|index| free.push(&mut groups, index));
+        // The last page is never kept here.
+        let places = most as usize * (max_group as usize - 1);
+        Self {
+            groups,
+            pages: vec![PgFault::cancelled(0, 0); places].into_boxed_slice(),
+            max_group: max_group as usize,
+            free,
+            live: List::new(),
+            // Twice the most, so that the table never grows, whatever was removed from it.
+            by_key: HashMap::with_capacity(2 * most as usize),
+            devices: DeviceCounts::new(most, most.div_ceil(2)),
+            age,
+            unfinished: VecDeque::with_capacity(most as usize),
+        }
+    }
+
+    /// Whether no group waits, so that a last page is a group by itself.
+    pub(super) fn is_empty(&self) -> bool {
+        self.live.len() == 0
+    }
+
+    /// Takes a page that is not its group's last one.
+    pub(super) fn add(&mut self, request: &FaultRequest, now: Instant) -> Result<(), Refused> {
+        let key = key_of(request);
+        let index = match self.by_key.get(&key) {
+            Some(index) => *index,
+            None => self.begin(key, now)?,
+        };
+        let group = &mut self.groups[index as usize];
+        if group.count == self.max_group - 1 {
+            group.too_large = true;
+            return Err(Refused::TooLarge);
+        }
+        self.pages[index as usize * (self.max_group - 1) + group.count] = request.fault();
+        group.count += 1;
+        Ok(())
+    }
+
+    /// The pages that came before the last one of a group, and the group's place here, if any came.
+    pub(super) fn pages_before(&self, last: &FaultRequest) -> Option<(u32, &[PgFault])> {
+        let index = *self.by_key.get(&key_of(last))?;
+        let first = index as usize * (self.max_group - 1);
+        Some((index, &self.pages[first..first + self.groups[index as usize].count]))
+    }
+
+    /// Whether the group at `index` has more pages than one can have.
+    pub(super) fn is_too_large(&self, index: u32) -> bool {
+        self.groups[index as usize].too_large
+    }
+
+    /// Forgets the group at `index`.
+    pub(super) fn remove(&mut self, index: u32) {
+        let key = self.groups[index as usize].key;
+        self.by_key.remove(&key);
+        self.devices.remove(key.dev_id);
+        self.live.remove(&mut self.groups, index);
+        self.free.push(&mut self.groups, index);
+    }
+
+    /// Forgets the groups of a device; returns how many.
+    pub(super) fn discard(&mut self, dev_id: u32) -> u64 {
+        let mut discarded = 0;
+        while let Some(index) = self.find(|key| key.dev_id == dev_id) {
+            self.remove(index);
+            discarded += 1;
+        }
+        discarded
+    }
+
+    /// Whether a group of this address space waits.
+    pub(super) fn has_pasid(&self, dev_id: u32, pasid: u32) -> bool {
+        self.find(|key| key.dev_id == dev_id && key.tag.pasid == Some(pasid)).is_some()
+    }
+
+    /// Completes the groups that have waited too long; returns how many.
+    pub(super) fn expire(&mut self, now: Instant) -> u64 {
+        let mut expired = 0;
+        while self.next_deadline().is_some_and(|deadline| deadline <= now) {
+            let Some(index) = self.live.first() else { break };
+            let Key { dev_id, tag } = self.groups[index as usize].key;
+            self.remove(index);
+            self.unfinished.push_back(FaultCompletion {
+                dev_id,
+                pasid: tag.pasid,
+                prg_index: tag.prg_index,
+                cookie: 0,
+                code: ResponseCode::Invalid,
+                cause: Cause::Unfinished,
+            });
+            expired += 1;
+        }
+        expired
+    }
+
+    /// When the group that waits longest has waited too long.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.groups[self.live.first()? as usize].since.checked_add(self.age)
+    }
+
+    /// Takes the next completion of a group that waited too long.
+    pub(super) fn take(&mut self) -> Option<FaultCompletion> {
+        self.unfinished.pop_front()
+    }
+
+    /// Completions to take.
+    pub(super) fn waiting(&self) -> usize {
+        self.unfinished.len()
+    }
+
+    /// Groups that wait for their last page.
+    pub(super) fn len(&self) -> u32 {
+        self.live.len()
+    }
+
+    fn begin(&mut self, key: Key, now: Instant) -> Result<u32, Refused> {
+        let taken = self.live.len() as usize + self.unfinished.len();
+        if taken == self.groups.len() || !self.devices.add(key.dev_id) {
+            return Err(Refused::Full);
+        }
+        let index = self.free.pop(&mut self.groups).expect("fewer live groups than places");
+        let group = &mut self.groups[index as usize];
+        (group.key, group.since, group.count, group.too_large) = (key, now, 0, false);
+        self.live.push(&mut self.groups, index);
+        self.by_key.insert(key, index);
+        Ok(index)
+    }
+
+    fn find(&self, is_meant: impl Fn(&Key) -> bool) -> Option<u32> {
+        self.by_key.iter().find(|(key, _)| is_meant(key)).map(|(_, index)| *index)
+    }
+}
+
+fn key_of(request: &FaultRequest) -> Key {
+    Key { dev_id: request.dev_id, tag: request.tag() }
+}

@@ -1,0 +1,450 @@
+//! The end that reports page faults and is told how each group ended.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::poll::PollFlags;
+use recordfd_uapi::{Format, PgFault};
+
+use super::collect::Collector;
+use super::options::{Options, headed};
+use super::request::{FaultCompletion, FaultRequest, ReportError, Reported};
+use super::state::{Counters, State};
+use super::stop::StopMarkers;
+use crate::answer::Ledger;
+use crate::answer::ends::Reporter;
+#[cfg(feature = "local")]
+use crate::answer::local::{Core, LocalReporter};
+use crate::answer::remote::RemoteReporter;
+use crate::error::{DrainError, Error, TryRecvError};
+use crate::sync::{Condvar, Mutex, lock};
+use crate::transport::{socket as carrier, wait_for};
+
+/// How often a wait looks again for answers that another thread may have taken in.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// The reporting end of a channel of page faults; clones share it.
+///
+/// Groups are published in the order in which their last pages are reported. Dropping the last clone
+/// closes the channel: the responder reads what is left, then
+/// [`Closed`](crate::TryRecvError::Closed).
+#[derive(Clone, Debug)]
+pub struct FaultReporter(Arc<Shared>);
+
+static_assertions::assert_impl_all!(FaultReporter: Send, Sync, Clone);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    stop_marker: Condvar,
+    descriptor: Descriptor,
+    depth: u32,
+    max_group: u32,
+    /// The shortest time after which something that is reported now can be due.
+    shortest: Option<Duration>,
+}
+
+/// The descriptor to poll, which takes no lock to find.
+#[derive(Debug)]
+enum Descriptor {
+    #[cfg(feature = "local")]
+    Local(Arc<Core<PgFault>>),
+    Socket(Arc<OwnedFd>),
+}
+
+/// What a reporter and its clones have seen so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FaultReporterCounters {
+    /// Groups on their way now, zombies included: what is held against the depth.
+    pub in_flight: u32,
+    /// Groups published and not completed now.
+    pub unanswered: u32,
+    /// How long the oldest of them has been.
+    pub oldest: Option<Duration>,
+    /// Groups that wait for their last page now.
+    pub half_made: u32,
+    /// Groups completed by their answer.
+    pub answered: u64,
+    /// Groups completed because their device was detached.
+    pub detached: u64,
+    /// Groups completed because the responder was gone, or broke the format.
+    pub hung_up: u64,
+    /// Groups completed because no answer came in time.
+    pub deadline: u64,
+    /// Groups completed because the answer had a code that the format does not have.
+    pub bad_answer: u64,
+    /// Groups completed because their last page did not come in time.
+    pub unfinished: u64,
+    /// Half-made groups forgotten with their device.
+    pub discarded: u64,
+    /// Answers that named no open group: late, repeated or made up.
+    pub late_answers: u64,
+    /// Requests given back.
+    pub refused: u64,
+    /// Stop Markers reported.
+    pub stop_markers: u64,
+}
+
+impl FaultReporter {
+    #[cfg(feature = "local")]
+    pub(super) fn local(reporter: LocalReporter<PgFault>, options: &Options) -> Self {
+        let core = reporter.core().clone();
+        let depth = core.with_ledger(Ledger::depth);
+        Self::new(Reporter::Local(reporter), Descriptor::Local(core), depth, depth as usize, options)
+    }
+
+    /// A reporter with room for `depth` groups on `socket`.
+    pub(super) fn remote(socket: Arc<OwnedFd>, depth: u32, headed: bool, options: &Options) -> Self {
+        let ledger = Ledger::new(depth, options.per_device_of(depth), options.deadline);
+        let reporter = RemoteReporter::new(socket.clone(), ledger, headed);
+        let most = reporter.most();
+        Self::new(Reporter::Remote(Box::new(reporter)), Descriptor::Socket(socket), depth, most, options)
+    }
+
+    fn new(
+        reporter: Reporter<PgFault>,
+        descriptor: Descriptor,
+        depth: u32,
+        most: usize,
+        options: &Options,
+    ) -> Self {
+        let max_group = options.max_group_of(most);
+        let state = State {
+            reporter,
+            collector: Collector::new(options.half_made, max_group, options.half_made_age),
+            markers: StopMarkers::new(),
+            counters: Counters::default(),
+        };
+        let (state, stop_marker) = (Mutex::new(state), Condvar::new());
+        let shortest = options.deadline.into_iter().chain([options.half_made_age]).min();
+        Self(Arc::new(Shared { state, stop_marker, descriptor, depth, max_group, shortest }))
+    }
+
+    /// Attaches the reporter's end of a channel that another process has made.
+    ///
+    /// `format` is what the maker told, and the options' depth must be what it told
+    /// ([`UnattachedEnd::info`](crate::UnattachedEnd::info)); the other options are the caller's. Calls
+    /// fcntl(2) and recvmsg(2) only.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Format`] when `format` is none of page faults, [`Error::Option`], [`Error::NotASocket`],
+    /// [`Error::Os`].
+    pub fn from_socket(socket: OwnedFd, format: Format, options: &Options) -> Result<Self, Error> {
+        let headed = headed(format)?;
+        options.check()?;
+        let socket = carrier::adopt(socket)?;
+        Ok(Self::remote(socket, options.depth, headed, options))
+    }
+
+    /// Reports a page request: publishes its group if it is the last page, keeps it until then if not.
+    ///
+    /// Never waits for the responder. A group is published whole, and only when its last page came, as
+    /// Linux does (`drivers/iommu/io-pgfault.c`, `report_partial_fault()`).
+    ///
+    /// # Errors
+    ///
+    /// [`ReportError`], which gives the request back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use recordfd::fault::{FaultRequest, Options, Reported, ResponseCode, socket};
+    /// # use recordfd::fault::FaultResponder;
+    /// use recordfd::uapi::{PgFault, PgFaultPerm};
+    ///
+    /// let (reporter, end) = socket(&Options::new())?;
+    /// # let format = end.info().format;
+    /// # let mut responder = FaultResponder::from_socket(end.into(), format, 256)?;
+    /// let page = FaultRequest {
+    ///     dev_id: 1,
+    ///     pasid: Some(5),
+    ///     prg_index: 3,
+    ///     perm: PgFaultPerm::READ,
+    ///     last: false,
+    ///     addr: 0x1000,
+    ///     length: 0,
+    /// };
+    /// assert_eq!(reporter.report(page)?, Reported::HalfMade);
+    /// let Reported::Group { cookie } = reporter.report(FaultRequest { last: true, addr: 0x2000, ..page })?
+    /// else {
+    ///     unreachable!("the last page completes the group")
+    /// };
+    /// # let mut pages = [PgFault::default(); 32];
+    /// # responder.recv_group(&mut pages)?.respond(ResponseCode::Success)?;
+    /// let mut completions = [Default::default(); 16];
+    /// assert_eq!(reporter.wait_completions(&mut completions, None)?, 1);
+    /// assert_eq!((completions[0].cookie, completions[0].code), (cookie, ResponseCode::Success));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn report(&self, request: FaultRequest) -> Result<Reported, ReportError> {
+        let mut reported = Reported::HalfMade;
+        self.report_each(&[request], |what| reported = what)?;
+        Ok(reported)
+    }
+
+    /// Reports page requests in order, up to the first that is not taken; returns how many were.
+    ///
+    /// One lock and one wake-up; on a socket groups of one page that follow each other go out in one
+    /// write.
+    ///
+    /// # Errors
+    ///
+    /// As [`report`](Self::report), and only when none was taken: otherwise the count is short and the
+    /// next call tells why.
+    pub fn report_batch(&self, requests: &[FaultRequest]) -> Result<usize, ReportError> {
+        self.report_each(requests, |_| {})
+    }
+
+    fn report_each(
+        &self,
+        requests: &[FaultRequest],
+        mut told: impl FnMut(Reported),
+    ) -> Result<usize, ReportError> {
+        let mut state = lock(&self.0.state);
+        let markers = state.counters.stop_markers;
+        // Requests whose effect is final. Behind them are those that wait for a flush.
+        let mut taken = 0;
+        let outcome = state.report(requests, &mut taken, &mut told);
+        if state.counters.stop_markers > markers {
+            self.0.stop_marker.notify_all();
+        }
+        match outcome {
+            Err(error) if taken == 0 => {
+                state.counters.refused += 1;
+                Err(error)
+            }
+            _ => Ok(taken),
+        }
+    }
+
+    /// Takes as many completions as there are and fit into `out`; returns how many.
+    ///
+    /// Each group that was published completes exactly once, and so does one whose last page did not
+    /// come in time: first the answers in the order in which they came; when the responder is gone
+    /// everything else. The descriptor is readable while answers wait, also for one that takes one
+    /// completion for each wake-up. (Linux completes inside `iommufd_fault_fops_write()`.)
+    ///
+    /// What [`detach`](Self::detach), [`process`](Self::process), [`drain`](Self::drain) and
+    /// [`reset`](Self::reset) complete is there at once, without the descriptor having to tell:
+    /// collect it behind such a call, until `Empty`.
+    ///
+    /// # Errors
+    ///
+    /// [`TryRecvError::Empty`] when nothing has completed, [`TryRecvError::Closed`] when the responder is
+    /// gone and everything was collected, [`TryRecvError::PeerViolation`] likewise when it broke the
+    /// format.
+    pub fn completions(&self, out: &mut [FaultCompletion]) -> Result<usize, TryRecvError> {
+        let State { reporter, collector, .. } = &mut *lock(&self.0.state);
+        let mut slots = out.iter_mut();
+        let mut count = 0;
+        while collector.waiting() > 0 && slots.len() > 0 {
+            if let (Some(slot), Some(completion)) = (slots.next(), collector.take()) {
+                *slot = completion;
+                count += 1;
+            }
+        }
+        let collected = reporter.collect(slots.len(), |completion| {
+            if let Some(slot) = slots.next() {
+                *slot = completion.into();
+            }
+        });
+        match collected {
+            Ok(more) => Ok(count + more),
+            Err(_) if count > 0 => Ok(count),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits for completions and takes them; `None` waits without limit. Acts on deadlines meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`completions`](Self::completions); [`TryRecvError::Empty`] when nothing came in time.
+    pub fn wait_completions(
+        &self,
+        out: &mut [FaultCompletion],
+        timeout: Option<Duration>,
+    ) -> Result<usize, TryRecvError> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            let now = Instant::now();
+            let until = self.0.soonest(deadline, lock(&self.0.state).process(now));
+            match self.completions(out) {
+                Err(TryRecvError::Empty) if deadline.is_none_or(|deadline| now < deadline) => {}
+                outcome => return outcome,
+            }
+            wait_for(self.as_fd(), PollFlags::POLLIN, until).map_err(TryRecvError::Io)?;
+        }
+    }
+
+    /// Completes the groups of a device that are not answered, with INVALID, before it returns; forgets
+    /// its half-made ones. Returns how many completions wait to be collected now.
+    ///
+    /// Other devices are untouched. Between threads, what was unread is taken back; over a socket it is
+    /// still delivered, and its answer will be late. (As Linux does when a device is detached,
+    /// `drivers/iommu/iommufd/fault.c`, `iommufd_auto_response_faults()`, and
+    /// `drivers/iommu/io-pgfault.c`, `iopf_queue_remove_device()`.)
+    pub fn detach(&self, dev_id: u32) -> usize {
+        let State { reporter, collector, markers, counters } = &mut *lock(&self.0.state);
+        counters.discarded += collector.discard(dev_id);
+        markers.discard(dev_id);
+        reporter.detach(dev_id);
+        collector.waiting() + reporter.with_ledger(Ledger::waiting)
+    }
+
+    /// Waits until every published group of a device has completed, by whatever cause.
+    ///
+    /// # Errors
+    ///
+    /// [`DrainError::Timeout`], [`DrainError::Io`].
+    pub fn drain(&self, dev_id: u32, timeout: Duration) -> Result<(), DrainError> {
+        let deadline = Instant::now().checked_add(timeout);
+        loop {
+            let now = Instant::now();
+            let next = {
+                let mut state = lock(&self.0.state);
+                let next = state.process(now);
+                if !state.reporter.with_ledger(|ledger| ledger.has_open(dev_id)) {
+                    return Ok(());
+                }
+                next
+            };
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                return Err(DrainError::Timeout);
+            }
+            let until = self.0.soonest(deadline, next);
+            match &self.0.descriptor {
+                #[cfg(feature = "local")]
+                Descriptor::Local(core) => core.wait_completed(dev_id, until),
+                Descriptor::Socket(socket) => {
+                    // Another thread may take in the answer that this one waits for.
+                    let look = now + LOOK_AGAIN;
+                    let until = until.map_or(look, |until| until.min(look));
+                    wait_for(socket.as_fd(), PollFlags::POLLIN, Some(until)).map_err(DrainError::Io)?;
+                }
+            }
+        }
+    }
+
+    /// What a function level reset takes: [`drain`](Self::drain), then [`detach`](Self::detach) whatever
+    /// is left.
+    ///
+    /// # Errors
+    ///
+    /// As [`drain`](Self::drain); the device is detached in any case.
+    pub fn reset(&self, dev_id: u32, timeout: Duration) -> Result<(), DrainError> {
+        let drained = self.drain(dev_id, timeout);
+        self.detach(dev_id);
+        drained
+    }
+
+    /// Waits for the Stop Marker of a PASID: behind it the device requests no page of it any more.
+    ///
+    /// A marker that came before is taken, unless the PASID has requested pages since. The latest eight
+    /// of a device are kept, 64 in all. (Linux drops them, `drivers/iommu/intel/prq.c`, and drains the
+    /// hardware's queue instead.)
+    ///
+    /// # Errors
+    ///
+    /// [`DrainError::Timeout`].
+    pub fn wait_stop_marker(&self, dev_id: u32, pasid: u32, timeout: Duration) -> Result<(), DrainError> {
+        let deadline = Instant::now().checked_add(timeout);
+        let mut state = lock(&self.0.state);
+        while !state.markers.take(dev_id, pasid) {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            state = match left {
+                None => self.0.stop_marker.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return Err(DrainError::Timeout),
+                Some(left) => {
+                    let waited = self.0.stop_marker.wait_timeout(state, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// When [`process`](Self::process) is due next: what bounds the timeout of a poll. A report may
+    /// bring an earlier one.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        lock(&self.0.state).next_deadline()
+    }
+
+    /// Completes what has waited too long by `now`: groups for their answer, half-made ones for their
+    /// last page. Answers that have come by then are applied first. Returns how many completions wait to
+    /// be collected now. (Linux waits for ever.)
+    pub fn process(&self, now: Instant) -> usize {
+        let mut state = lock(&self.0.state);
+        state.process(now);
+        state.collector.waiting() + state.reporter.with_ledger(Ledger::waiting)
+    }
+
+    /// What was seen so far.
+    pub fn counters(&self) -> FaultReporterCounters {
+        let state = lock(&self.0.state);
+        let counters = &state.counters;
+        state.reporter.with_ledger(|ledger| {
+            let ended = ledger.counters();
+            FaultReporterCounters {
+                in_flight: ledger.in_flight(),
+                unanswered: ledger.unanswered(),
+                oldest: ledger.oldest().map(|since| since.elapsed()),
+                half_made: state.collector.len(),
+                answered: ended.answered,
+                detached: ended.detached,
+                hung_up: ended.hung_up,
+                deadline: ended.deadline,
+                bad_answer: ended.bad_answer,
+                unfinished: counters.unfinished,
+                discarded: counters.discarded,
+                late_answers: ended.late_answers,
+                refused: counters.refused,
+                stop_markers: counters.stop_markers,
+            }
+        })
+    }
+
+    /// How many groups may be on their way.
+    pub fn depth(&self) -> u32 {
+        self.0.depth
+    }
+
+    /// The most faults of a group.
+    pub fn max_group(&self) -> u32 {
+        self.0.max_group
+    }
+
+    /// Whether the responder is gone. Its last answers may still wait to be collected.
+    pub fn is_closed(&self) -> bool {
+        match &self.0.descriptor {
+            #[cfg(feature = "local")]
+            Descriptor::Local(core) => core.is_closed(),
+            // Without requested events only a hang-up or an error makes poll report the socket.
+            Descriptor::Socket(socket) => {
+                wait_for(socket.as_fd(), PollFlags::empty(), Some(Instant::now())).unwrap_or(false)
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// When a wait must look again: at `deadline`, at the `next` thing that is due, and when something
+    /// could be due that is reported meanwhile.
+    fn soonest(&self, deadline: Option<Instant>, next: Option<Instant>) -> Option<Instant> {
+        let unforeseen = self.shortest.and_then(|shortest| Instant::now().checked_add(shortest));
+        [deadline, next, unforeseen].into_iter().flatten().min()
+    }
+}
+
+impl AsFd for FaultReporter {
+    /// The descriptor to poll for completions.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.0.descriptor {
+            #[cfg(feature = "local")]
+            Descriptor::Local(core) => core.as_fd(),
+            Descriptor::Socket(socket) => socket.as_fd(),
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! What a device asks for, what comes back, and why a request is not taken.
+
+use std::fmt;
+use std::io;
+
+use recordfd_uapi::{PageResponse, PageResponseCode, PgFault, PgFaultFlags, PgFaultPerm};
+
+use crate::answer::{Cause, Completion, MustAnswer, PublishError};
+
+/// The largest PASID: 20 bits (PCIe Base Specification, "PASID TLP Prefix").
+const MAX_PASID: u32 = (1 << 20) - 1;
+/// The largest page request group index: 9 bits (PCIe Base Specification, "Page Request Message").
+const MAX_PRG_INDEX: u32 = (1 << 9) - 1;
+
+/// One page request of a device.
+///
+/// With `last`, no READ, no WRITE and a PASID it is a Stop Marker: the end of the PASID's requests, which
+/// is never answered.
+///
+/// Source: PCIe Base Specification, "Page Request Message"; Linux `include/linux/iommu.h`,
+/// `struct iommu_fault_page_request`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FaultRequest {
+    /// The device, as an iommufd object id.
+    pub dev_id: u32,
+    /// The process address space, 20 bits, if the request has one.
+    pub pasid: Option<u32>,
+    /// The hardware's index of the page request group, 9 bits. No identity: two groups that are open at
+    /// the same time may carry the same one.
+    pub prg_index: u32,
+    /// The accesses asked for: READ or WRITE; EXEC and PRIV beside them and with a PASID only.
+    pub perm: PgFaultPerm,
+    /// The last page of its group, which is answered as a whole.
+    pub last: bool,
+    /// The faulting address, in bytes.
+    pub addr: u64,
+    /// A hint how many bytes the device will touch from `addr`; 0 is no hint.
+    pub length: u32,
+}
+
+impl FaultRequest {
+    /// What the request is, if it is one that PCIe allows.
+    pub(super) fn kind(&self) -> Result<Kind, ReportError> {
+        if self.pasid.is_some_and(|pasid| pasid > MAX_PASID) {
+            return Err(ReportError::Pasid(*self));
+        }
+        if self.prg_index > MAX_PRG_INDEX {
+            return Err(ReportError::PrgIndex(*self));
+        }
+        let access = PgFaultPerm::READ | PgFaultPerm::WRITE;
+        let with_pasid = PgFaultPerm::EXEC | PgFaultPerm::PRIV;
+        match self.pasid {
+            Some(pasid) if self.last && self.perm.is_empty() => Ok(Kind::StopMarker { pasid }),
+            _ if !self.perm.intersects(access) => Err(ReportError::Permission(*self)),
+            None if self.perm.intersects(with_pasid) => Err(ReportError::Permission(*self)),
+            _ if !(access | with_pasid).contains(self.perm) => Err(ReportError::Permission(*self)),
+            _ => Ok(Kind::Page),
+        }
+    }
+
+    pub(super) fn tag(&self) -> Tag {
+        Tag { pasid: self.pasid, prg_index: self.prg_index }
+    }
+
+    /// The fault on the wire, in no group yet.
+    pub(super) fn fault(&self) -> PgFault {
+        let flags = if self.pasid.is_some() { PgFaultFlags::PASID_VALID } else { PgFaultFlags::empty() };
+        PgFault {
+            flags,
+            dev_id: self.dev_id,
+            pasid: self.pasid.unwrap_or(0),
+            grpid: self.prg_index,
+            perm: self.perm,
+            reserved: 0,
+            addr: self.addr,
+            length: self.length,
+            cookie: 0,
+        }
+    }
+}
+
+/// What a valid request is.
+pub(super) enum Kind {
+    Page,
+    StopMarker { pasid: u32 },
+}
+
+/// What a device needs to know its group by, besides its own id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Tag {
+    pub(super) pasid: Option<u32>,
+    pub(super) prg_index: u32,
+}
+
+impl MustAnswer for PgFault {
+    type Answer = PageResponse;
+    type Verdict = ResponseCode;
+    type Tag = Tag;
+
+    const NEGATIVE: ResponseCode = ResponseCode::Invalid;
+
+    fn answer(cookie: u32, verdict: ResponseCode) -> PageResponse {
+        PageResponse { cookie, code: verdict.into() }
+    }
+
+    fn verdict(answer: &PageResponse) -> (u32, Option<ResponseCode>) {
+        let verdict = match answer.code {
+            PageResponseCode::SUCCESS => Some(ResponseCode::Success),
+            PageResponseCode::INVALID => Some(ResponseCode::Invalid),
+            _ => None,
+        };
+        (answer.cookie, verdict)
+    }
+
+    fn grouped(mut self, cookie: u32, last: bool) -> Self {
+        self.cookie = cookie;
+        self.flags.set(PgFaultFlags::LAST_PAGE, last);
+        self
+    }
+
+    fn cookie(&self) -> u32 {
+        self.cookie
+    }
+
+    fn is_last(&self) -> bool {
+        self.flags.contains(PgFaultFlags::LAST_PAGE)
+    }
+
+    fn cancelled(dev_id: u32, cookie: u32) -> Self {
+        let request = FaultRequest {
+            dev_id,
+            pasid: None,
+            prg_index: 0,
+            perm: PgFaultPerm::empty(),
+            last: true,
+            addr: 0,
+            length: 0,
+        };
+        request.fault().grouped(cookie, true)
+    }
+}
+
+/// What a group of page faults is answered with. There is nothing else that iommufd takes.
+///
+/// Source: Linux `include/uapi/linux/iommufd.h`, `enum iommufd_page_response_code`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ResponseCode {
+    /// The pages are there, the device may retry.
+    Success = 0,
+    /// The access is refused.
+    #[default]
+    Invalid = 1,
+}
+
+static_assertions::const_assert_eq!(ResponseCode::Success as u32, PageResponseCode::SUCCESS.get());
+static_assertions::const_assert_eq!(ResponseCode::Invalid as u32, PageResponseCode::INVALID.get());
+
+impl From<ResponseCode> for PageResponseCode {
+    fn from(code: ResponseCode) -> Self {
+        Self::new(code as u32)
+    }
+}
+
+/// How a group ended: what its device is to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FaultCompletion {
+    /// The device.
+    pub dev_id: u32,
+    /// The process address space, if its requests had one.
+    pub pasid: Option<u32>,
+    /// The hardware's index of the group.
+    pub prg_index: u32,
+    /// What the group was published as; 0 if it never was, for lack of its last page.
+    pub cookie: u32,
+    /// The response.
+    pub code: ResponseCode,
+    /// Why it is this one.
+    pub cause: Cause,
+}
+
+impl Default for FaultCompletion {
+    /// Of no group: to fill a buffer with.
+    fn default() -> Self {
+        let (code, cause) = (ResponseCode::Invalid, Cause::HungUp);
+        Self { dev_id: 0, pasid: None, prg_index: 0, cookie: 0, code, cause }
+    }
+}
+
+impl From<Completion<PgFault>> for FaultCompletion {
+    fn from(completion: Completion<PgFault>) -> Self {
+        let Completion { cookie, dev_id, tag, verdict, cause } = completion;
+        Self { dev_id, pasid: tag.pasid, prg_index: tag.prg_index, cookie, code: verdict, cause }
+    }
+}
+
+/// What became of a request that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reported {
+    /// Its group waits for the last page.
+    HalfMade,
+    /// Its group is complete and published.
+    Group {
+        /// What its completion will name.
+        cookie: u32,
+    },
+    /// It was a Stop Marker, and is with whoever waits for it.
+    StopMarker,
+}
+
+/// A request was not taken; it is given back, and everything is as it was before.
+///
+/// A device is owed a response for the last page of a group. If that one is not taken, and not
+/// reported again, the caller gives the response itself: INVALID.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ReportError {
+    /// The queue is full, or as many groups are on their way as the depth says (`EAGAIN`).
+    Full(FaultRequest),
+    /// The device has as many groups on their way as one may have (`EAGAIN`).
+    DeviceFull(FaultRequest),
+    /// Too many groups wait for their last page, all in all or of this device (`EAGAIN`).
+    HalfMadeFull(FaultRequest),
+    /// The group has more faults than one can have (`EMSGSIZE`). With the last page the whole group is
+    /// forgotten.
+    TooLarge(FaultRequest),
+    /// A Stop Marker while a group of its PASID waits for the last page (`EINVAL`).
+    StopMarkerInGroup(FaultRequest),
+    /// The PASID has more than 20 bits (`EINVAL`).
+    Pasid(FaultRequest),
+    /// The page request group index has more than 9 bits (`EINVAL`).
+    PrgIndex(FaultRequest),
+    /// The accesses are none, unknown, or such as need a PASID (`EINVAL`).
+    Permission(FaultRequest),
+    /// The responder is gone, or broke the format (`EPIPE`).
+    Closed(FaultRequest),
+    /// The system call failed for another reason.
+    Io(FaultRequest, io::Error),
+}
+
+impl ReportError {
+    pub(super) fn new(request: FaultRequest, error: PublishError) -> Self {
+        match error {
+            PublishError::Full => Self::Full(request),
+            PublishError::DeviceFull => Self::DeviceFull(request),
+            PublishError::Closed => Self::Closed(request),
+            PublishError::Io(source) => Self::Io(request, source),
+        }
+    }
+
+    /// The request that was not taken.
+    pub fn into_inner(self) -> FaultRequest {
+        match self {
+            Self::Full(request)
+            | Self::DeviceFull(request)
+            | Self::HalfMadeFull(request)
+            | Self::TooLarge(request)
+            | Self::StopMarkerInGroup(request)
+            | Self::Pasid(request)
+            | Self::PrgIndex(request)
+            | Self::Permission(request)
+            | Self::Closed(request)
+            | Self::Io(request, _) => request,
+        }
+    }
+
+    /// The errno of send(2) in the same place.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Full(_) | Self::DeviceFull(_) | Self::HalfMadeFull(_) => libc::EAGAIN,
+            Self::TooLarge(_) => libc::EMSGSIZE,
+            Self::StopMarkerInGroup(_) | Self::Pasid(_) | Self::PrgIndex(_) | Self::Permission(_) => {
+                libc::EINVAL
+            }
+            Self::Closed(_) => libc::EPIPE,
+            Self::Io(_, source) => source.raw_os_error().unwrap_or(libc::EIO),
+        }
+    }
+}
+
+impl fmt::Display for ReportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full(_) => "too many page faults are on their way",
+            Self::DeviceFull(_) => "the device has too many page faults on their way",
+            Self::HalfMadeFull(_) => "too many groups of page faults wait for their last page",
+            Self::TooLarge(_) => "the group has more page faults than one can have",
+            Self::StopMarkerInGroup(_) => "a Stop Marker while a group of its PASID waits for its last page",
+            Self::Pasid(_) => "the PASID has more than 20 bits",
+            Self::PrgIndex(_) => "the page request group index has more than 9 bits",
+            Self::Permission(_) => "the accesses are none, unknown, or such as need a PASID",
+            Self::Closed(_) => "the responder is gone",
+            Self::Io(..) => "reporting failed",
+        })
+    }
+}
+
+impl std::error::Error for ReportError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io(_, source) => Some(source),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! The end that takes groups of page faults and answers them.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use recordfd_uapi::{Format, PageResponse, PgFault, Record, WRITE_MAX};
+
+use super::options::headed;
+use super::request::ResponseCode;
+use crate::answer::AnswerError;
+use crate::answer::ends::{Answerer, Responder, Token};
+use crate::channel::check_depth;
+use crate::error::{Error, TryRecvError};
+use crate::transport::socket as carrier;
+
+/// The most page faults of a group: what one write holds.
+const MOST_OF_GROUP: usize = WRITE_MAX / PgFault::SIZE;
+
+/// The answering end of a channel of page faults.
+///
+/// Every group that it receives must be answered; the groups may be kept, moved to other threads and
+/// answered in any order. On a socket the reporter is not trusted: what it sends is checked, and what
+/// it does not read holds up nobody but its own answers.
+#[derive(Debug)]
+pub struct FaultResponder {
+    responder: Responder<PgFault>,
+    answerer: Answerer<PgFault>,
+    received: u64,
+}
+
+static_assertions::assert_impl_all!(FaultResponder: Send);
+
+impl FaultResponder {
+    pub(super) fn new(responder: Responder<PgFault>) -> Self {
+        Self { answerer: responder.answerer(), responder, received: 0 }
+    }
+
+    /// Attaches the responder's end of a channel that another process has made.
+    ///
+    /// `format` and `depth` are what the maker told
+    /// ([`UnattachedEnd::info`](crate::UnattachedEnd::info)); a reporter that has more groups open than
+    /// `depth` is taken for a hostile one. Calls fcntl(2), recvmsg(2) and getpid(2) only.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Format`] when `format` is none of page faults, [`Error::Option`] for a depth out of
+    /// range, [`Error::NotASocket`], [`Error::Os`].
+    pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Error> {
+        Self::resume_socket(socket, format, depth, &[])
+    }
+
+    /// Attaches an end that another responder has received groups from, between two groups: `open` are
+    /// those it left unanswered, as its [`open_cookies`](Self::open_cookies) told.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_socket`](Self::from_socket).
+    pub fn resume_socket(socket: OwnedFd, format: Format, depth: u32, open: &[u32]) -> Result<Self, Error> {
+        let headed = headed(format)?;
+        check_depth("depth", depth)?;
+        let socket = carrier::adopt(socket)?;
+        Ok(Self::new(Responder::remote(socket, depth, headed, open)))
+    }
+
+    /// Receives the next group into `pages` without waiting.
+    ///
+    /// The group is whole, its last page has LAST_PAGE, and all carry its cookie. On a socket each page
+    /// takes a read; [`recv_groups`](Self::recv_groups) takes many with one.
+    ///
+    /// # Errors
+    ///
+    /// [`TryRecvError::Empty`] when no group is there, [`TryRecvError::Closed`] when the reporter is gone
+    /// and everything was received, [`TryRecvError::PeerViolation`] when it broke the format,
+    /// [`TryRecvError::BufferTooSmall`] when the group has more pages than `pages`: call again with
+    /// more room (Linux says `EINVAL` then, and keeps the group, too).
+    pub fn try_recv_group(&mut self, pages: &mut [PgFault]) -> Result<FaultGroup, TryRecvError> {
+        // A read may bring a part of a group, or a notice; a group has so many pages at most.
+        for _ in 0..=MOST_OF_GROUP {
+            let mut group = None;
+            self.responder.read(pages, 1, |token| group = Some(FaultGroup(token)))?;
+            if let Some(group) = group {
+                self.received += 1;
+                return Ok(group);
+            }
+        }
+        Err(TryRecvError::Empty)
+    }
+
+    /// Receives the next group into `pages`; waits for it without limit, also when a signal comes in
+    /// between.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_recv_group`](Self::try_recv_group), but never [`TryRecvError::Empty`].
+    pub fn recv_group(&mut self, pages: &mut [PgFault]) -> Result<FaultGroup, TryRecvError> {
+        self.recv_until(pages, None)
+    }
+
+    /// Receives the next group into `pages`; waits for it at most `timeout`, also when a signal comes in
+    /// between.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_recv_group`](Self::try_recv_group); [`TryRecvError::Empty`] when nothing came in time.
+    pub fn recv_group_timeout(
+        &mut self,
+        pages: &mut [PgFault],
+        timeout: Duration,
+    ) -> Result<FaultGroup, TryRecvError> {
+        self.recv_until(pages, Instant::now().checked_add(timeout))
+    }
+
+    fn recv_until(
+        &mut self,
+        pages: &mut [PgFault],
+        deadline: Option<Instant>,
+    ) -> Result<FaultGroup, TryRecvError> {
+        loop {
+            match self.try_recv_group(pages) {
+                Err(TryRecvError::Empty) => {}
+                outcome => return outcome,
+            }
+            if !self.responder.wait(deadline).map_err(TryRecvError::Io)? {
+                return Err(TryRecvError::Empty);
+            }
+        }
+    }
+
+    /// Receives as many groups as wait and fit, without waiting; returns how many.
+    ///
+    /// Their pages follow each other in `pages`, [`FaultGroup::range`] tells where; the groups are put
+    /// into the first places of `groups`. What is overwritten there is dropped, and so answered INVALID.
+    /// On a socket this is one read of at most as many pages as `groups` has places.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_recv_group`](Self::try_recv_group), and only when there was no group.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use recordfd::fault::{self, FaultGroup, FaultResponder, Options};
+    /// # use recordfd::uapi::{PageResponse, PageResponseCode, PgFault};
+    /// # fn serve(mut responder: FaultResponder) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut pages = [PgFault::default(); 256];
+    /// let mut groups = [const { None }; 64];
+    /// let count = responder.recv_groups(&mut pages, &mut groups)?;
+    /// let mut answers = Vec::with_capacity(64);
+    /// for group in groups[..count].iter_mut().filter_map(Option::take) {
+    ///     println!("{} pages from {:#x}", group.len(), pages[group.range()][0].addr);
+    ///     answers.push(PageResponse { cookie: group.into_cookie(), code: PageResponseCode::SUCCESS });
+    /// }
+    /// responder.respond_batch(&answers)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn recv_groups(
+        &mut self,
+        pages: &mut [PgFault],
+        groups: &mut [Option<FaultGroup>],
+    ) -> Result<usize, TryRecvError> {
+        // Dropped here, not in the read, which holds a lock that dropping a group takes.
+        groups.fill_with(|| None);
+        let mut slots = groups.iter_mut();
+        let mut count = 0;
+        self.responder.read(pages, slots.len(), |token| {
+            if let Some(slot) = slots.next() {
+                *slot = Some(FaultGroup(token));
+                count += 1;
+            }
+        })?;
+        self.received += count as u64;
+        if count == 0 && !groups.is_empty() { Err(TryRecvError::Empty) } else { Ok(count) }
+    }
+
+    /// Answers a group by its cookie; see [`FaultGroup::into_cookie`].
+    ///
+    /// # Errors
+    ///
+    /// As [`FaultGroup::respond`]; [`RespondError::Code`] for anything but SUCCESS and INVALID, which
+    /// leaves the group open (as Linux does).
+    pub fn respond(&self, response: PageResponse) -> Result<(), RespondError<()>> {
+        self.respond_batch(&[response]).map(|_| ())
+    }
+
+    /// Answers groups by their cookies, in order, up to the first that cannot be answered; returns how
+    /// many.
+    ///
+    /// One lock and one wake-up, and on a socket one write for up to 16 KiB.
+    ///
+    /// # Errors
+    ///
+    /// As [`respond`](Self::respond), and only when the first one was bad: otherwise the count is short
+    /// and a call that begins there tells why. (As write(2) on Linux' fault queue.)
+    pub fn respond_batch(&self, responses: &[PageResponse]) -> Result<usize, RespondError<()>> {
+        self.answerer.respond_batch(responses).map_err(|error| match error {
+            AnswerError::WouldBlock => RespondError::WouldBlock(()),
+            AnswerError::Stale => RespondError::StaleCookie,
+            AnswerError::Code => RespondError::Code,
+            AnswerError::Closed => RespondError::Closed,
+            AnswerError::Io(source) => RespondError::Io((), source),
+        })
+    }
+
+    /// The cookie of an open group that the reporter has completed without its answer; each is told once.
+    ///
+    /// Nothing is to be done about its pages any more, but the group is still to be answered or dropped:
+    /// until then it takes up room in the channel. In format v2 only; look after each wake-up. (Linux
+    /// has no such notice: there the answer fails.)
+    pub fn next_cancelled(&self) -> Option<u32> {
+        self.answerer.next_cancelled()
+    }
+
+    /// The cookies of all groups that were received and not answered, in no order: what a snapshot must
+    /// keep, or answer first.
+    pub fn open_cookies(&self) -> Vec<u32> {
+        self.answerer.open_cookies()
+    }
+
+    /// Groups received so far.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+}
+
+impl AsFd for FaultResponder {
+    /// The descriptor to poll for groups and for the reporter's end.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.responder.as_fd()
+    }
+}
+
+/// A group of page faults that must be answered.
+///
+/// Dropping it answers INVALID: at once, or at the responder's next call if there is no room for the
+/// answer. (Linux answers INVALID when the device is detached.) It may outlive the responder, and keeps
+/// the channel open as long.
+#[derive(Debug)]
+#[must_use = "a group of page faults must be answered; dropping it answers INVALID"]
+pub struct FaultGroup(Token<PgFault>);
+
+static_assertions::assert_impl_all!(FaultGroup: Send, Sync);
+
+impl FaultGroup {
+    /// What the answer names; opaque.
+    pub fn cookie(&self) -> u32 {
+        self.0.cookie()
+    }
+
+    /// How many page faults it has, at least 1.
+    #[expect(clippy::len_without_is_empty, reason = "no group is empty")]
+    pub fn len(&self) -> usize {
+        self.0.place().len()
+    }
+
+    /// Where its page faults are in the slice that the receive was given.
+    pub fn range(&self) -> Range<usize> {
+        self.0.place()
+    }
+
+    /// Whether the reporter has completed it without its answer; in format v2 only.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    /// Answers the group.
+    ///
+    /// Between threads the answer is applied when this returns; on a socket it is handed over, and may
+    /// still come too late.
+    ///
+    /// # Errors
+    ///
+    /// [`RespondError::WouldBlock`] and [`RespondError::Io`] give the group back;
+    /// [`RespondError::StaleCookie`] when it was completed without its answer, which only the local
+    /// transport tells; [`RespondError::Closed`] when the reporter is gone.
+    pub fn respond(self, code: ResponseCode) -> Result<(), RespondError<Self>> {
+        self.0.respond(code).map_err(|(error, token)| match (error, token) {
+            (AnswerError::WouldBlock, Some(token)) => RespondError::WouldBlock(Self(token)),
+            (AnswerError::Io(source), Some(token)) => RespondError::Io(Self(token), source),
+            (AnswerError::Closed, _) => RespondError::Closed,
+            _ => RespondError::StaleCookie,
+        })
+    }
+
+    /// Gives up the group for its cookie, to be answered with [`FaultResponder::respond`]: for those
+    /// who keep open faults in a table of their own. Nobody answers for it then if they forget.
+    pub fn into_cookie(self) -> u32 {
+        self.0.into_cookie()
+    }
+}
+
+/// An answer was not taken.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RespondError<T> {
+    /// There is no room for it now: the reporter does not read its answers (`EAGAIN`).
+    WouldBlock(T),
+    /// No open group goes by the cookie: not received yet, answered before, or completed without its
+    /// answer (`EINVAL`).
+    StaleCookie,
+    /// The code is neither SUCCESS nor INVALID (`EINVAL`).
+    Code,
+    /// The reporter is gone (`EPIPE`).
+    Closed,
+    /// The system call failed for another reason.
+    Io(T, io::Error),
+}
+
+impl<T> RespondError<T> {
+    /// The errno of write(2) in the same place.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::WouldBlock(_) => libc::EAGAIN,
+            Self::StaleCookie | Self::Code => libc::EINVAL,
+            Self::Closed => libc::EPIPE,
+            Self::Io(_, source) => source.raw_os_error().unwrap_or(libc::EIO),
+        }
+    }
+}
+
+impl<T> fmt::Display for RespondError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::WouldBlock(_) => "there is no room for the answer now",
+            Self::StaleCookie => "no open group goes by the cookie",
+            Self::Code => "the code is neither SUCCESS nor INVALID",
+            Self::Closed => "the reporter is gone",
+            Self::Io(..) => "answering failed",
+        })
+    }
+}
+
+impl<T: fmt::Debug> std::error::Error for RespondError<T> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io(_, source) => Some(source),
+            _ => None,
+        }
+    }
+}

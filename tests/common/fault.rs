@@ -1,0 +1,134 @@
+//! What the tests of page-fault channels share.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use recordfd::fault::{
+    self, FaultCompletion, FaultGroup, FaultReporter, FaultRequest, FaultResponder, Options,
+};
+use recordfd::uapi::{PageResponse, PageResponseCode, PgFault, PgFaultPerm, Record};
+use recordfd::{TryRecvError, fault::Cause, fault::Reported, fault::ResponseCode};
+
+/// Makes a channel, both ends in this process.
+pub type MakeFault = fn(&Options) -> (FaultReporter, FaultResponder);
+
+/// Every way to make one.
+pub const EVERY_MAKE: &[MakeFault] = &[
+    #[cfg(feature = "local")]
+    local,
+    socket,
+    socket_made_by_responder,
+];
+
+#[cfg(feature = "local")]
+pub fn local(options: &Options) -> (FaultReporter, FaultResponder) {
+    fault::channel(options).unwrap()
+}
+
+/// The reporter's side makes the channel.
+pub fn socket(options: &Options) -> (FaultReporter, FaultResponder) {
+    let (reporter, end) = fault::socket(options).unwrap();
+    let info = end.info();
+    (reporter, FaultResponder::from_socket(end.into(), info.format, info.depth).unwrap())
+}
+
+/// The responder's side makes the channel.
+pub fn socket_made_by_responder(options: &Options) -> (FaultReporter, FaultResponder) {
+    let (responder, end) = fault::socket_responder(options).unwrap();
+    let info = end.info();
+    let options = options.clone().depth(info.depth);
+    (FaultReporter::from_socket(end.into(), info.format, &options).unwrap(), responder)
+}
+
+/// A reporter, and its peer as a plain stream.
+pub fn reporter_and_peer(options: &Options) -> (FaultReporter, UnixStream) {
+    let (reporter, end) = fault::socket(options).unwrap();
+    (reporter, UnixStream::from(OwnedFd::from(end)))
+}
+
+/// A responder, and its peer as a plain stream.
+pub fn responder_and_peer(options: &Options) -> (FaultResponder, UnixStream) {
+    let (responder, end) = fault::socket_responder(options).unwrap();
+    (responder, UnixStream::from(OwnedFd::from(end)))
+}
+
+/// A group of one page.
+pub fn page(dev_id: u32, prg_index: u32) -> FaultRequest {
+    let addr = 0x1000 * u64::from(prg_index);
+    let perm = PgFaultPerm::READ;
+    FaultRequest { dev_id, pasid: Some(1), prg_index, perm, last: true, addr, length: 0 }
+}
+
+/// A group of `count` pages.
+pub fn group(dev_id: u32, prg_index: u32, count: u32) -> Vec<FaultRequest> {
+    let page_number =
+        |index: u32| FaultRequest { last: index + 1 == count, addr: index.into(), ..page(dev_id, prg_index) };
+    (0..count).map(page_number).collect()
+}
+
+/// The Stop Marker of a PASID.
+pub fn stop_marker(dev_id: u32, pasid: u32) -> FaultRequest {
+    FaultRequest { pasid: Some(pasid), perm: PgFaultPerm::empty(), ..page(dev_id, 0) }
+}
+
+/// Reports a group of one page and returns its cookie.
+pub fn publish(reporter: &FaultReporter, request: FaultRequest) -> u32 {
+    match reporter.report(request).unwrap() {
+        Reported::Group { cookie } => cookie,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Every completion that there is without waiting.
+pub fn collect(reporter: &FaultReporter) -> Vec<FaultCompletion> {
+    let mut all = Vec::new();
+    let mut out = [FaultCompletion::default(); 7];
+    loop {
+        match reporter.completions(&mut out) {
+            Ok(count) => all.extend_from_slice(&out[..count]),
+            Err(TryRecvError::Empty | TryRecvError::Closed | TryRecvError::PeerViolation(_)) => return all,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Cookie, response and cause of every completion that there is without waiting.
+pub fn ended(reporter: &FaultReporter) -> Vec<(u32, ResponseCode, Cause)> {
+    let completions = collect(reporter);
+    completions.iter().map(|completion| (completion.cookie, completion.code, completion.cause)).collect()
+}
+
+/// Receives the next group; it must be there.
+pub fn receive(responder: &mut FaultResponder) -> (FaultGroup, Vec<PgFault>) {
+    let mut pages = [PgFault::default(); 409];
+    let group = responder.try_recv_group(&mut pages).unwrap();
+    let pages = pages[group.range()].to_vec();
+    (group, pages)
+}
+
+/// Whether nothing is there to be received.
+pub fn is_empty(responder: &mut FaultResponder) -> bool {
+    matches!(responder.try_recv_group(&mut [PgFault::default(); 409]), Err(TryRecvError::Empty))
+}
+
+pub const SUCCESS: PageResponseCode = PageResponseCode::SUCCESS;
+
+/// An answer, and what it is on the wire.
+pub fn response(cookie: u32, code: PageResponseCode) -> PageResponse {
+    PageResponse { cookie, code }
+}
+
+pub fn wire_response(cookie: u32, code: u32) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    response(cookie, PageResponseCode::new(code)).encode(&mut bytes);
+    bytes
+}
+
+/// A page of a group on the wire.
+pub fn wire_page(cookie: u32, last: bool) -> [u8; 40] {
+    let mut fault = PgFault { cookie, dev_id: 1, perm: PgFaultPerm::READ, ..PgFault::default() };
+    fault.flags.set(recordfd::uapi::PgFaultFlags::LAST_PAGE, last);
+    let mut bytes = [0; 40];
+    fault.encode(&mut bytes);
+    bytes
+}
