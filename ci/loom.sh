@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Model-checks the doorbell and the telling of losses, then shows that the models can fail, each on an
+# Model-checks the doorbell, the telling of losses and the exchange of answers, then shows that the models can fail, each on an
 # edited copy of the sources and for the reason it must.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -52,3 +52,8 @@ must_fail "with a batch that goes on behind a loss" src/transport/local/models.r
     's/ \&\& tail_loss.is_none()//' "told of a loss that was none"
 must_fail "without the waiter's fence" src/drain.rs \
     '/Pairs with the fence in `open`/{n;s/fence(Ordering::SeqCst);//}' "deadlock"
+must_fail "with an answer that a withdrawal overlooks" src/answer/local.rs \
+    's/{ Withdrawn::Unread } else { Withdrawn::Answered }/{ Withdrawn::Unread } else { Withdrawn::Unread }/' \
+    "the responder was told otherwise"
+must_fail "without the second look for answers" src/answer/local.rs \
+    's/!state.answers.is_empty() || state.responder_gone$/false/' "lost wake-up"

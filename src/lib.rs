@@ -33,6 +33,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod answer;
+#[cfg(feature = "local")]
+mod bell;
 pub mod channel;
 #[cfg(feature = "local")]
 mod doorbell;

@@ -1,4 +1,4 @@
-//! The two ends of a must-answer channel, whatever carries it.
+//! The responder's side, whatever carries the channel.
 
 use std::io;
 use std::ops::Range;
@@ -7,131 +7,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 #[cfg(feature = "local")]
-use super::local::{LocalReporter, LocalResponder, Publication};
-use super::remote::RemoteReporter;
+use super::local::{LocalReader, LocalResponder};
 use super::responder::{GroupReader, RemoteResponder};
 use super::wire::RecordRx;
-use super::{AnswerError, Completion, Group, Ledger, MustAnswer, PublishError};
+use super::{AnswerError, MustAnswer};
 use crate::error::TryRecvError;
 #[cfg(feature = "local")]
 use crate::transport::wait_readable;
-
-/// The reporter's end.
-#[derive(Debug)]
-pub(crate) enum Reporter<A: MustAnswer> {
-    #[cfg(feature = "local")]
-    Local(LocalReporter<A>),
-    Remote(Box<RemoteReporter<A>>),
-}
-
-impl<A: MustAnswer> Reporter<A> {
-    /// Begins to publish groups; those before a [`flush`](Batch::flush) may go out together.
-    pub(crate) fn batch(&mut self) -> Batch<'_, A> {
-        match self {
-            #[cfg(feature = "local")]
-            Self::Local(reporter) => Batch::Local(reporter.publish(), 0),
-            Self::Remote(reporter) => Batch::Remote(reporter),
-        }
-    }
-
-    /// Takes completions out, at most `most`, of which `sink` is given each.
-    pub(crate) fn collect(
-        &mut self,
-        most: usize,
-        sink: impl FnMut(Completion<A>),
-    ) -> Result<usize, TryRecvError> {
-        match self {
-            #[cfg(feature = "local")]
-            Self::Local(reporter) => reporter.collect(most, sink),
-            Self::Remote(reporter) => reporter.collect(most, sink),
-        }
-    }
-
-    /// Completes every group of `dev_id` that is not answered by now.
-    pub(crate) fn detach(&mut self, dev_id: u32) {
-        match self {
-            #[cfg(feature = "local")]
-            Self::Local(reporter) => reporter.detach(dev_id),
-            Self::Remote(reporter) => reporter.detach(dev_id),
-        }
-    }
-
-    /// Completes every group whose time is up and that is not answered by now.
-    pub(crate) fn process(&mut self, now: Instant) {
-        match self {
-            #[cfg(feature = "local")]
-            Self::Local(reporter) => reporter.process(now),
-            Self::Remote(reporter) => reporter.process(now),
-        }
-    }
-
-    /// Looks at the ledger.
-    pub(crate) fn with_ledger<T>(&self, look: impl FnOnce(&Ledger<A>) -> T) -> T {
-        match self {
-            #[cfg(feature = "local")]
-            Self::Local(reporter) => reporter.core().with_ledger(look),
-            Self::Remote(reporter) => look(reporter.ledger()),
-        }
-    }
-}
-
-/// Groups on their way to the responder.
-#[derive(Debug)]
-pub(crate) enum Batch<'a, A: MustAnswer> {
-    /// With the groups of one record added since the last flush.
-    #[cfg(feature = "local")]
-    Local(Publication<'a, A>, usize),
-    Remote(&'a mut RemoteReporter<A>),
-}
-
-impl<A: MustAnswer> Batch<'_, A> {
-    /// Adds a group of one record. It counts as published when a flush says so.
-    pub(crate) fn add_one(&mut self, group: &Group<A>, record: A, now: Instant) -> Result<u32, PublishError> {
-        match self {
-            #[cfg(feature = "local")]
-            Self::Local(publication, added) => {
-                let cookie = publication.add(group, 1, |_| record, now)?;
-                *added += 1;
-                Ok(cookie)
-            }
-            Self::Remote(reporter) => reporter.stage(group, record, now),
-        }
-    }
-
-    /// Whether a flush must come before the next group of one record.
-    pub(crate) fn must_flush(&self) -> bool {
-        match self {
-            #[cfg(feature = "local")]
-            Self::Local(..) => false,
-            Self::Remote(reporter) => reporter.is_stage_full(),
-        }
-    }
-
-    /// Publishes the groups of one record added since the last flush; returns how many. An error means
-    /// that none was.
-    pub(crate) fn flush(&mut self) -> Result<usize, PublishError> {
-        match self {
-            #[cfg(feature = "local")]
-            Self::Local(_, added) => Ok(std::mem::take(added)),
-            Self::Remote(reporter) => reporter.flush(),
-        }
-    }
-
-    /// Publishes a group of `count` records, whole or not at all, after a flush.
-    pub(crate) fn publish(
-        &mut self,
-        group: &Group<A>,
-        count: usize,
-        record: impl Fn(usize) -> A,
-        now: Instant,
-    ) -> Result<u32, PublishError> {
-        match self {
-            #[cfg(feature = "local")]
-            Self::Local(publication, _) => publication.add(group, count, record, now),
-            Self::Remote(reporter) => reporter.publish(group, count, record, now),
-        }
-    }
-}
 
 /// What answers: the responder's end and its open groups share it.
 #[derive(Clone, Debug)]
@@ -145,7 +27,7 @@ impl<A: MustAnswer> Answerer<A> {
     pub(crate) fn respond(&self, cookie: u32, verdict: A::Verdict) -> Result<(), AnswerError> {
         match self {
             #[cfg(feature = "local")]
-            Self::Local(responder) => responder.respond(cookie, verdict),
+            Self::Local(responder) => responder.respond_batch(&[A::answer(cookie, verdict)]).map(|_| ()),
             Self::Remote(responder) => responder.respond(cookie, verdict),
         }
     }
@@ -240,7 +122,7 @@ impl<A: MustAnswer> Drop for Token<A> {
 #[derive(Debug)]
 pub(crate) enum Responder<A: MustAnswer> {
     #[cfg(feature = "local")]
-    Local(Arc<LocalResponder<A>>),
+    Local(LocalReader<A>),
     Remote(GroupReader<A>),
 }
 
@@ -255,7 +137,7 @@ impl<A: MustAnswer> Responder<A> {
     pub(crate) fn answerer(&self) -> Answerer<A> {
         match self {
             #[cfg(feature = "local")]
-            Self::Local(responder) => Answerer::Local(responder.clone()),
+            Self::Local(reader) => Answerer::Local(reader.responder.clone()),
             Self::Remote(reader) => Answerer::Remote(reader.responder.clone()),
         }
     }
@@ -271,7 +153,7 @@ impl<A: MustAnswer> Responder<A> {
         let sink = |cookie, place| sink(Token { answerer: answerer.clone(), cookie, place });
         match self {
             #[cfg(feature = "local")]
-            Self::Local(responder) => responder.read(pages, most, sink),
+            Self::Local(reader) => reader.read(pages, most, sink),
             Self::Remote(reader) => reader.read(pages, most, sink),
         }
     }
@@ -280,7 +162,7 @@ impl<A: MustAnswer> Responder<A> {
     pub(crate) fn wait(&mut self, deadline: Option<Instant>) -> io::Result<bool> {
         match self {
             #[cfg(feature = "local")]
-            Self::Local(responder) => wait_readable(responder.as_fd(), deadline),
+            Self::Local(reader) => wait_readable(reader.responder.as_fd(), deadline),
             Self::Remote(reader) => reader.rx.wait(deadline),
         }
     }
@@ -290,7 +172,7 @@ impl<A: MustAnswer> AsFd for Responder<A> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             #[cfg(feature = "local")]
-            Self::Local(responder) => responder.as_fd(),
+            Self::Local(reader) => reader.responder.as_fd(),
             Self::Remote(reader) => reader.rx.as_fd(),
         }
     }

@@ -20,6 +20,19 @@ use super::devices::DeviceCounts;
 use super::list::{Linked, Links, List};
 use super::{Cause, MustAnswer, PublishError};
 
+/// How far a group had come that was to be taken back from the responder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Withdrawn {
+    /// It was unread, and will never be read.
+    #[cfg_attr(not(feature = "local"), expect(dead_code))]
+    Unread,
+    /// The responder has it, or will, and may still answer.
+    Held,
+    /// Its answer was applied, and is on the way here.
+    #[cfg_attr(not(feature = "local"), expect(dead_code))]
+    Answered,
+}
+
 /// What a group came to.
 #[derive(Debug)]
 pub(crate) struct Completion<A: MustAnswer> {
@@ -60,7 +73,7 @@ struct Slot<A: MustAnswer> {
     tag: A::Tag,
     /// When it was published.
     since: Instant,
-    /// The responder has the cookie, or will, and has not answered.
+    /// The responder has the cookie, or will have it, and has not answered.
     held: bool,
     /// Completed while held, and the responder has not been told.
     untold: bool,
@@ -110,7 +123,7 @@ impl<A: MustAnswer> Ledger<A> {
             free,
             open: List::new(),
             done: List::new(),
-            slot_bits: u32::BITS - (depth - 1).leading_zeros(),
+            slot_bits: slot_bits(depth),
             devices: DeviceCounts::new(depth, per_device),
             deadline,
             untold: 0,
@@ -118,14 +131,8 @@ impl<A: MustAnswer> Ledger<A> {
         }
     }
 
-    /// Opens a group and returns its cookie. `held`: from now on the responder may answer it.
-    pub(crate) fn open(
-        &mut self,
-        dev_id: u32,
-        tag: A::Tag,
-        now: Instant,
-        held: bool,
-    ) -> Result<u32, PublishError> {
+    /// Opens a group and returns its cookie.
+    pub(crate) fn open(&mut self, dev_id: u32, tag: A::Tag, now: Instant) -> Result<u32, PublishError> {
         let Some(index) = self.free.first() else { return Err(PublishError::Full) };
         if !self.devices.add(dev_id) {
             return Err(PublishError::DeviceFull);
@@ -135,7 +142,7 @@ impl<A: MustAnswer> Ledger<A> {
         let slot = &mut self.slots[index as usize];
         slot.cookie = next_cookie(slot.cookie, self.slot_bits);
         (slot.state, slot.dev_id, slot.tag, slot.since) = (State::Open, dev_id, tag, now);
-        (slot.held, slot.untold) = (held, false);
+        (slot.held, slot.untold) = (true, false);
         Ok(slot.cookie)
     }
 
@@ -145,26 +152,6 @@ impl<A: MustAnswer> Ledger<A> {
             self.open.remove(&mut self.slots, index);
             self.set_free(index);
         }
-    }
-
-    /// Notes that the responder has the cookie now.
-    #[cfg(feature = "local")]
-    pub(crate) fn deliver(&mut self, cookie: u32) {
-        if let Some(index) = self.find(cookie) {
-            self.slots[index as usize].held = true;
-        }
-    }
-
-    /// Whether the group is published and not completed.
-    #[cfg(feature = "local")]
-    pub(crate) fn is_open(&self, cookie: u32) -> bool {
-        self.find(cookie).is_some()
-    }
-
-    /// Whether the group was completed while the responder held its cookie.
-    #[cfg(feature = "local")]
-    pub(crate) fn is_cancelled(&self, cookie: u32) -> bool {
-        self.held_by(cookie).is_some_and(|index| !matches!(self.slots[index as usize].state, State::Open))
     }
 
     /// Notes the answer to a group; false when it is open no more, or never was: the answer is late.
@@ -195,27 +182,30 @@ impl<A: MustAnswer> Ledger<A> {
         }
     }
 
-    /// Completes every open group of `dev_id` without its answer.
-    pub(crate) fn detach(&mut self, dev_id: u32) {
-        if !self.devices.has(dev_id) {
-            return;
-        }
+    /// Completes every open group of `dev_id` without its answer, each after `withdraw` has taken it back.
+    /// False: some have an answer that is to be taken in first.
+    pub(crate) fn detach(&mut self, dev_id: u32, withdraw: impl Fn(u32) -> Withdrawn) -> bool {
+        let mut all = true;
         for index in 0..self.slots.len() as u32 {
             let slot = &self.slots[index as usize];
             if matches!(slot.state, State::Open) && slot.dev_id == dev_id {
-                self.cancel(index, Cause::Detached);
+                all &= self.cancel(index, Cause::Detached, &withdraw);
             }
         }
+        all
     }
 
-    /// Completes every open group whose time is up.
-    pub(crate) fn expire(&mut self, now: Instant) {
+    /// Completes every open group whose time is up, as [`detach`](Self::detach) does those of a device.
+    pub(crate) fn expire(&mut self, now: Instant, withdraw: impl Fn(u32) -> Withdrawn) -> bool {
         while let Some(index) = self.open.first() {
             if self.next_deadline().is_none_or(|deadline| deadline > now) {
-                return;
+                return true;
             }
-            self.cancel(index, Cause::Deadline);
+            if !self.cancel(index, Cause::Deadline, &withdraw) {
+                return false;
+            }
         }
+        true
     }
 
     /// Completes every open group, for nobody will answer any more, and frees the zombies.
@@ -265,12 +255,6 @@ impl<A: MustAnswer> Ledger<A> {
         if let Some(index) = self.held_by(cookie) {
             self.set_told(index);
         }
-    }
-
-    /// Cookies that the responder holds.
-    #[cfg(feature = "local")]
-    pub(crate) fn held_cookies(&self) -> impl Iterator<Item = u32> {
-        self.slots.iter().filter(|slot| slot.held).map(|slot| slot.cookie)
     }
 
     /// Whether `dev_id` has a group that is not completed.
@@ -324,14 +308,19 @@ impl<A: MustAnswer> Ledger<A> {
         (slot.cookie == cookie && !matches!(slot.state, State::Free)).then_some(index)
     }
 
-    /// Completes an open group that gets no answer.
-    fn cancel(&mut self, index: u32, cause: Cause) {
+    /// Completes an open group that gets no answer; false when it has one.
+    fn cancel(&mut self, index: u32, cause: Cause, withdraw: impl Fn(u32) -> Withdrawn) -> bool {
         let slot = &mut self.slots[index as usize];
-        if slot.held {
-            slot.untold = true;
-            self.untold += 1;
+        match withdraw(slot.cookie) {
+            Withdrawn::Answered => return false,
+            Withdrawn::Unread => slot.held = false,
+            Withdrawn::Held => {
+                slot.untold = true;
+                self.untold += 1;
+            }
         }
         self.complete(index, A::NEGATIVE, cause);
+        true
     }
 
     fn complete(&mut self, index: u32, verdict: A::Verdict, cause: Cause) {
@@ -365,6 +354,11 @@ impl<A: MustAnswer> Ledger<A> {
     }
 }
 
+/// Bits of a cookie that name one of `depth` slots.
+pub(crate) fn slot_bits(depth: u32) -> u32 {
+    u32::BITS - (depth - 1).leading_zeros()
+}
+
 /// The next cookie of the slot that had `cookie`: the generation in the upper bits is never 0.
 fn next_cookie(cookie: u32, slot_bits: u32) -> u32 {
     let one = 1 << slot_bits;
@@ -374,6 +368,7 @@ fn next_cookie(cookie: u32, slot_bits: u32) -> u32 {
     }
 }
 
-fn slot_of(cookie: u32, slot_bits: u32) -> u32 {
+/// The slot that a cookie names.
+pub(crate) fn slot_of(cookie: u32, slot_bits: u32) -> u32 {
     cookie & ((1 << slot_bits) - 1)
 }

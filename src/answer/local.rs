@@ -1,8 +1,9 @@
-//! Both sides in one process: they share the ledger behind one lock, so that an answer is applied when
-//! the call that gives it returns.
+//! What carries a must-answer channel between threads: one lock around what is unread, who holds which
+//! cookie, and the answers.
 //!
-//! The lock is a queue's, a ledger's and a doorbell's at once; that is what lets a group that is unread
-//! be taken back when its device is detached. Whoever wants speed takes many groups for each lock.
+//! An answer is applied when the call that gives it returns: from then on nothing else can complete its
+//! group. A group that is unread when it is withdrawn is never received. The lock is held for copying
+//! records and answers, no longer; the ledger is the reporter's alone.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -10,21 +11,31 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{AnswerError, Completion, Group, Ledger, MustAnswer, PublishError};
+use recordfd_uapi::WRITE_MAX;
+
+use super::ledger::{slot_bits, slot_of};
+use super::{AnswerError, MustAnswer, Withdrawn};
+use crate::bell::Bell;
 use crate::doorbell::{ARMED, Tokens, Waiter, ring};
-use crate::error::{Error, TryRecvError};
-use crate::sync::{AtomicU32, Condvar, Mutex, MutexGuard, lock};
+use crate::error::{Error, TryRecvError, TrySendError};
+use crate::sync::{AtomicU32, Condvar, Mutex, lock};
 use crate::transport::Owner;
-use crate::transport::local::Bell;
+
+#[cfg(all(test, loom))]
+mod models;
 
 /// What the two sides share.
 #[derive(Debug)]
-pub(crate) struct Core<A: MustAnswer> {
+pub(crate) struct Exchange<A: MustAnswer> {
     state: Mutex<State<A>>,
-    /// Wakes who waits for a device's groups to complete.
-    completed: Condvar,
-    groups: Chime,
-    completions: Chime,
+    /// Wakes who waits for answers without the descriptor.
+    answered: Condvar,
+    records_bell: Chime,
+    answers_bell: Chime,
+    depth: usize,
+    slot_bits: u32,
+    /// The format can say CANCELLED.
+    headed: bool,
 }
 
 /// A doorbell and its word.
@@ -46,65 +57,73 @@ impl Chime {
 
 #[derive(Debug)]
 struct State<A: MustAnswer> {
-    ledger: Ledger<A>,
-    /// Records not read yet; never more than the ledger has slots.
-    queue: VecDeque<A>,
-    /// The format can say CANCELLED.
-    headed: bool,
+    /// Records not read yet, at most as many as there are slots.
+    unread: VecDeque<A>,
+    /// For each slot, what the responder holds.
+    held: Box<[Held]>,
+    /// Answers not taken in yet: at most one for each slot.
+    answers: VecDeque<A::Answer>,
+    /// Cancelled groups that the responder has not asked for yet.
+    untold: usize,
     reporter_gone: bool,
     responder_gone: bool,
-    reporter: Waiter,
-    responder: Waiter,
-    /// Threads in [`Core::wait_completed`].
-    drainers: u32,
+    /// Threads in [`Exchange::wait_answers`].
+    waiting: u32,
 }
 
-impl<A: MustAnswer> Core<A> {
-    /// Makes the two sides of a channel.
-    pub(crate) fn pair(
-        ledger: Ledger<A>,
-        headed: bool,
-    ) -> Result<(LocalReporter<A>, LocalResponder<A>), Error> {
+/// A cookie that the responder has received and not answered; 0 for none.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    cookie: u32,
+    /// The reporter has completed the group without its answer.
+    cancelled: bool,
+    /// The responder is to be told of that, and has not been.
+    untold: bool,
+}
+
+impl<A: MustAnswer> Exchange<A> {
+    /// Makes the two sides of a channel of `depth` groups.
+    pub(crate) fn pair(depth: u32, headed: bool) -> Result<(LocalReporter<A>, LocalReader<A>), Error> {
+        let slots = depth as usize;
         let state = State {
-            queue: VecDeque::with_capacity(ledger.depth() as usize),
-            ledger,
-            headed,
+            unread: VecDeque::with_capacity(slots),
+            held: vec![Held::default(); slots].into_boxed_slice(),
+            answers: VecDeque::with_capacity(slots),
+            untold: 0,
             reporter_gone: false,
             responder_gone: false,
-            reporter: Waiter::new(),
-            responder: Waiter::new(),
-            drainers: 0,
+            waiting: 0,
         };
-        let core = Arc::new(Self {
+        let exchange = Arc::new(Self {
             state: Mutex::new(state),
-            completed: Condvar::new(),
-            groups: Chime::new()?,
-            completions: Chime::new()?,
+            answered: Condvar::new(),
+            records_bell: Chime::new()?,
+            answers_bell: Chime::new()?,
+            depth: slots,
+            slot_bits: slot_bits(depth),
+            headed,
         });
-        let reporter = LocalReporter { core: core.clone(), owner: Owner::this_process() };
-        Ok((reporter, LocalResponder { core, owner: Owner::this_process() }))
+        let reporter =
+            LocalReporter { exchange: exchange.clone(), waiter: Waiter::new(), owner: Owner::this_process() };
+        let responder = Arc::new(LocalResponder { exchange, owner: Owner::this_process() });
+        Ok((reporter, LocalReader { responder, waiter: Waiter::new() }))
     }
 
-    /// Looks at the ledger.
-    pub(crate) fn with_ledger<T>(&self, look: impl FnOnce(&Ledger<A>) -> T) -> T {
-        look(&lock(&self.state).ledger)
-    }
-
-    /// Waits until no group of `dev_id` is open, or until `until`.
-    pub(crate) fn wait_completed(&self, dev_id: u32, until: Option<Instant>) {
+    /// Waits until there are answers to take in, the responder is gone, or it is `until`.
+    pub(crate) fn wait_answers(&self, until: Option<Instant>) {
         let mut state = lock(&self.state);
-        state.drainers += 1;
-        while state.ledger.has_open(dev_id) {
+        state.waiting += 1;
+        while state.answers.is_empty() && !state.responder_gone {
             state = match until.map(|until| until.saturating_duration_since(Instant::now())) {
-                None => self.completed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => self.answered.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => break,
                 Some(left) => {
-                    let waited = self.completed.wait_timeout(state, left);
+                    let waited = self.answered.wait_timeout(state, left);
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
             };
         }
-        state.drainers -= 1;
+        state.waiting -= 1;
     }
 
     /// Whether the responder is gone.
@@ -112,264 +131,265 @@ impl<A: MustAnswer> Core<A> {
         lock(&self.state).responder_gone
     }
 
-    /// Lets go of the lock after groups were completed, and tells who waits for that.
-    fn announce_completions(&self, state: MutexGuard<'_, State<A>>) {
-        let drainers = state.drainers;
-        drop(state);
-        self.completions.ring();
-        if drainers > 0 {
-            self.completed.notify_all();
-        }
+    fn slot_of(&self, cookie: u32) -> usize {
+        slot_of(cookie, self.slot_bits) as usize
     }
 }
 
-/// The reporter's handle: dropped, the channel has no reporter any more.
+impl<A: MustAnswer> AsFd for Exchange<A> {
+    /// The descriptor that the reporter polls.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.answers_bell.bell.as_fd()
+    }
+}
+
+/// The reporter's end.
 #[derive(Debug)]
 pub(crate) struct LocalReporter<A: MustAnswer> {
-    core: Arc<Core<A>>,
+    exchange: Arc<Exchange<A>>,
+    waiter: Waiter,
     owner: Owner,
 }
 
 impl<A: MustAnswer> LocalReporter<A> {
-    pub(crate) fn core(&self) -> &Arc<Core<A>> {
-        &self.core
+    pub(crate) fn exchange(&self) -> &Arc<Exchange<A>> {
+        &self.exchange
     }
 
-    /// Begins to publish groups, which the responder sees together at the end.
-    pub(crate) fn publish(&self) -> Publication<'_, A> {
-        Publication { state: Some(lock(&self.core.state)), core: &self.core, count: 0 }
+    /// The most records that are sent together.
+    pub(crate) fn most(&self) -> usize {
+        self.exchange.depth.min(WRITE_MAX / size_of::<A>())
     }
 
-    /// Takes completions out, at most `most`, of which `sink` is given each.
-    pub(crate) fn collect(
-        &self,
-        most: usize,
-        mut sink: impl FnMut(Completion<A>),
-    ) -> Result<usize, TryRecvError> {
-        let state = &mut *lock(&self.core.state);
-        let chime = &self.core.completions;
-        state.reporter.enter(&chime.armed);
-        let count = state.ledger.waiting().min(most);
-        std::iter::from_fn(|| state.ledger.take()).take(count).for_each(&mut sink);
-        if state.ledger.waiting() == 0 && !state.responder_gone {
-            // Under the lock nothing comes in between the look and the arming.
-            state.reporter.try_sleep(&chime.armed, &chime.bell, || false);
+    /// Sends as many of `records` as fit, but not fewer than `least`; returns how many.
+    pub(crate) fn send(&self, records: &[A], least: usize) -> Result<usize, TrySendError<()>> {
+        let mut state = lock(&self.exchange.state);
+        if state.responder_gone {
+            return Err(TrySendError::Closed(()));
         }
-        match (count, state.responder_gone) {
-            (0, true) => Err(TryRecvError::Closed),
-            (0, false) if most > 0 => Err(TryRecvError::Empty),
-            _ => Ok(count),
+        let count = records.len().min(self.exchange.depth - state.unread.len());
+        if count < least {
+            return Err(TrySendError::Full(()));
         }
+        state.unread.extend(&records[..count]);
+        drop(state);
+        self.exchange.records_bell.ring();
+        Ok(count)
     }
 
-    pub(crate) fn detach(&self, dev_id: u32) {
-        self.cancel(|ledger| ledger.detach(dev_id));
+    /// Takes back a group that is to complete without its answer.
+    pub(crate) fn withdraw(&self, cookie: u32) -> Withdrawn {
+        let state = &mut *lock(&self.exchange.state);
+        let held = &mut state.held[self.exchange.slot_of(cookie)];
+        if held.cookie == cookie {
+            held.cancelled = true;
+            return Withdrawn::Held;
+        }
+        let unread = state.unread.len();
+        state.unread.retain(|record| record.cookie() != cookie);
+        if state.unread.len() < unread { Withdrawn::Unread } else { Withdrawn::Answered }
     }
 
-    pub(crate) fn process(&self, now: Instant) {
-        self.cancel(|ledger| ledger.expire(now));
-    }
-
-    /// Completes groups without their answer and takes back those that are unread.
-    fn cancel(&self, complete: impl FnOnce(&mut Ledger<A>)) {
-        let mut guard = lock(&self.core.state);
-        let state = &mut *guard;
-        let before = state.ledger.waiting();
-        complete(&mut state.ledger);
-        if state.ledger.waiting() == before {
+    /// Has the responder told that the group, which it holds, was withdrawn; if the format can say so.
+    pub(crate) fn tell_cancelled(&self, cookie: u32) {
+        if !self.exchange.headed {
             return;
         }
-        let ledger = &state.ledger;
-        state.queue.retain(|record| ledger.is_open(record.cookie()));
-        let tell = state.headed && ledger.untold().is_some();
-        self.core.announce_completions(guard);
-        if tell {
-            self.core.groups.ring();
+        let state = &mut *lock(&self.exchange.state);
+        let held = &mut state.held[self.exchange.slot_of(cookie)];
+        if held.cookie == cookie && !held.untold {
+            held.untold = true;
+            state.untold += 1;
+            self.exchange.records_bell.ring();
         }
     }
-}
 
-impl<A: MustAnswer> AsFd for Core<A> {
-    /// The descriptor that the reporter polls.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.completions.bell.as_fd()
+    /// Takes in the answers.
+    pub(crate) fn recv(&mut self, sink: impl FnMut(&A::Answer)) -> Result<(), TryRecvError> {
+        self.waiter.enter(&self.exchange.answers_bell.armed);
+        let state = &mut *lock(&self.exchange.state);
+        if state.answers.is_empty() {
+            return Err(if state.responder_gone { TryRecvError::Closed } else { TryRecvError::Empty });
+        }
+        state.answers.iter().for_each(sink);
+        state.answers.clear();
+        Ok(())
+    }
+
+    /// Makes the descriptor unreadable, unless there are answers.
+    pub(crate) fn sleep(&mut self) {
+        let Chime { armed, bell } = &self.exchange.answers_bell;
+        let state = &self.exchange.state;
+        self.waiter.try_sleep(armed, bell, || {
+            let state = lock(state);
+            !state.answers.is_empty() || state.responder_gone
+        });
+    }
+
+    /// Makes the descriptor readable.
+    pub(crate) fn stay_readable(&self) {
+        self.exchange.answers_bell.ring();
     }
 }
 
 impl<A: MustAnswer> Drop for LocalReporter<A> {
     fn drop(&mut self) {
         if self.owner.is_this_process() {
-            lock(&self.core.state).reporter_gone = true;
+            lock(&self.exchange.state).reporter_gone = true;
             // Nobody owns this token, so it stays: closed is readable for ever.
-            self.core.groups.bell.put();
+            self.exchange.records_bell.bell.put();
         }
     }
 }
 
-/// Groups on their way into the queue.
-#[derive(Debug)]
-pub(crate) struct Publication<'a, A: MustAnswer> {
-    state: Option<MutexGuard<'a, State<A>>>,
-    core: &'a Core<A>,
-    count: usize,
-}
-
-impl<A: MustAnswer> Publication<'_, A> {
-    /// Publishes a group of `count` records, whole or not at all.
-    pub(crate) fn add(
-        &mut self,
-        group: &Group<A>,
-        count: usize,
-        record: impl Fn(usize) -> A,
-        now: Instant,
-    ) -> Result<u32, PublishError> {
-        let Some(state) = self.state.as_mut() else { return Err(PublishError::Closed) };
-        if state.responder_gone {
-            return Err(PublishError::Closed);
-        }
-        if state.queue.len() + count > state.ledger.depth() as usize {
-            return Err(PublishError::Full);
-        }
-        // The responder can answer it once it has read it, not before.
-        let cookie = state.ledger.open(group.dev_id, group.tag, now, false)?;
-        state.queue.extend((0..count).map(|index| record(index).grouped(cookie, index + 1 == count)));
-        self.count += 1;
-        Ok(cookie)
-    }
-}
-
-impl<A: MustAnswer> Drop for Publication<'_, A> {
-    fn drop(&mut self) {
-        self.state = None;
-        if self.count > 0 {
-            self.core.groups.ring();
-        }
-    }
-}
-
-/// The responder's handle, which its open groups share: the last one dropped, nobody answers any more.
+/// What answers: the responder's end and its open groups share it. The last one dropped, nobody answers
+/// any more.
 #[derive(Debug)]
 pub(crate) struct LocalResponder<A: MustAnswer> {
-    core: Arc<Core<A>>,
+    exchange: Arc<Exchange<A>>,
     owner: Owner,
 }
 
 impl<A: MustAnswer> LocalResponder<A> {
-    /// Takes at most `most` groups, which go to `pages`, one behind the other; `sink` is told of each:
-    /// its cookie and its place.
-    pub(crate) fn read(
-        &self,
-        pages: &mut [A],
-        most: usize,
-        mut sink: impl FnMut(u32, Range<usize>),
-    ) -> Result<(), TryRecvError> {
-        let state = &mut *lock(&self.core.state);
-        let chime = &self.core.groups;
-        state.responder.enter(&chime.armed);
-        let (mut count, mut filled) = (0, 0);
-        while count < most {
-            let Some(last) = state.queue.iter().position(A::is_last) else { break };
-            let place = filled..filled + last + 1;
-            if place.end > pages.len() {
-                if count == 0 {
-                    return Err(TryRecvError::BufferTooSmall { needed: last + 1 });
-                }
-                break;
-            }
-            for (page, record) in pages[place.clone()].iter_mut().zip(state.queue.drain(..=last)) {
-                *page = record;
-            }
-            let cookie = pages[filled].cookie();
-            state.ledger.deliver(cookie);
-            filled = place.end;
-            count += 1;
-            sink(cookie, place);
-        }
-        if state.queue.is_empty() && !state.reporter_gone {
-            // Under the lock nothing comes in between the look and the arming.
-            state.responder.try_sleep(&chime.armed, &chime.bell, || false);
-        }
-        match (count, state.reporter_gone) {
-            (0, true) if state.queue.is_empty() => Err(TryRecvError::Closed),
-            (0, _) if most > 0 => Err(TryRecvError::Empty),
-            _ => Ok(()),
-        }
-    }
-
-    pub(crate) fn respond(&self, cookie: u32, verdict: A::Verdict) -> Result<(), AnswerError> {
-        self.respond_batch(&[A::answer(cookie, verdict)]).map(|_| ())
-    }
-
     /// Applies answers in order, up to the first bad one; returns how many.
     pub(crate) fn respond_batch(&self, batch: &[A::Answer]) -> Result<usize, AnswerError> {
-        let mut state = lock(&self.core.state);
+        let mut guard = lock(&self.exchange.state);
+        let state = &mut *guard;
         if state.reporter_gone {
             return Err(AnswerError::Closed);
         }
-        let (mut count, mut outcome) = (0, Ok(()));
+        let (mut count, mut outcome) = (0, Ok(0));
         for answer in batch {
             let (cookie, verdict) = A::verdict(answer);
             if verdict.is_none() {
                 outcome = Err(AnswerError::Code);
-            } else if !state.ledger.answer(cookie, verdict) {
-                outcome = Err(AnswerError::Stale);
+                break;
             }
-            if outcome.is_err() {
+            let held = state.held.get_mut(self.exchange.slot_of(cookie));
+            let Some(held) = held.filter(|held| cookie != 0 && held.cookie == cookie) else {
+                outcome = Err(AnswerError::Stale);
+                break;
+            };
+            let Held { cancelled, untold, .. } = std::mem::take(held);
+            state.untold -= usize::from(untold);
+            // The late answer, too, for it frees the group's slot.
+            state.answers.push_back(*answer);
+            if cancelled {
+                outcome = Err(AnswerError::Stale);
                 break;
             }
             count += 1;
         }
-        if count > 0 {
-            self.core.announce_completions(state);
-            return Ok(count);
+        let waiting = state.waiting > 0;
+        let any = !state.answers.is_empty();
+        drop(guard);
+        if any {
+            self.exchange.answers_bell.ring();
+            if waiting {
+                self.exchange.answered.notify_all();
+            }
         }
-        outcome.map(|()| 0)
+        if count > 0 { Ok(count) } else { outcome }
     }
 
     /// Gives the group its negative answer.
     pub(crate) fn give_up(&self, cookie: u32) {
         if self.owner.is_this_process() {
-            let _ = self.respond(cookie, A::NEGATIVE);
+            let _ = self.respond_batch(&[A::answer(cookie, A::NEGATIVE)]);
         }
     }
 
     pub(crate) fn is_cancelled(&self, cookie: u32) -> bool {
-        let state = lock(&self.core.state);
-        state.headed && state.ledger.is_cancelled(cookie)
+        let held = lock(&self.exchange.state).held[self.exchange.slot_of(cookie)];
+        self.exchange.headed && held.cookie == cookie && held.cancelled
     }
 
     /// The cookie of an open group that the reporter has completed; each is told once.
     pub(crate) fn next_cancelled(&self) -> Option<u32> {
-        let mut state = lock(&self.core.state);
-        if !state.headed {
+        let state = &mut *lock(&self.exchange.state);
+        if state.untold == 0 {
             return None;
         }
-        let (_, cookie) = state.ledger.untold()?;
-        state.ledger.told(cookie);
-        Some(cookie)
+        let held = state.held.iter_mut().find(|held| held.untold)?;
+        held.untold = false;
+        state.untold -= 1;
+        Some(held.cookie)
     }
 
     pub(crate) fn open_cookies(&self) -> Vec<u32> {
-        lock(&self.core.state).ledger.held_cookies().collect()
+        let state = lock(&self.exchange.state);
+        state.held.iter().map(|held| held.cookie).filter(|cookie| *cookie != 0).collect()
     }
 }
 
 impl<A: MustAnswer> AsFd for LocalResponder<A> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.core.groups.bell.as_fd()
+        self.exchange.records_bell.bell.as_fd()
     }
 }
 
 impl<A: MustAnswer> Drop for LocalResponder<A> {
     fn drop(&mut self) {
         if self.owner.is_this_process() {
-            let mut state = lock(&self.core.state);
-            state.responder_gone = true;
-            state.ledger.hang_up();
-            state.queue.clear();
-            self.core.announce_completions(state);
+            lock(&self.exchange.state).responder_gone = true;
+            self.exchange.answered.notify_all();
             // Nobody owns this token, so it stays: closed is readable for ever.
-            self.core.completions.bell.put();
+            self.exchange.answers_bell.bell.put();
+        }
+    }
+}
+
+/// The responder's end.
+#[derive(Debug)]
+pub(crate) struct LocalReader<A: MustAnswer> {
+    pub(crate) responder: Arc<LocalResponder<A>>,
+    waiter: Waiter,
+}
+
+impl<A: MustAnswer> LocalReader<A> {
+    /// Takes at most `most` groups, which go to `pages`, one behind the other; `sink` is told of each:
+    /// its cookie and its place.
+    pub(crate) fn read(
+        &mut self,
+        pages: &mut [A],
+        most: usize,
+        mut sink: impl FnMut(u32, Range<usize>),
+    ) -> Result<(), TryRecvError> {
+        let exchange = &*self.responder.exchange;
+        let Chime { armed, bell } = &exchange.records_bell;
+        self.waiter.enter(armed);
+        let mut guard = lock(&exchange.state);
+        let state = &mut *guard;
+        let (mut count, mut filled) = (0, 0);
+        while count < most {
+            let Some(last) = state.unread.iter().position(A::is_last) else { break };
+            let place = filled..filled + last + 1;
+            if place.end > pages.len() {
+                break;
+            }
+            for (page, record) in pages[place.clone()].iter_mut().zip(state.unread.drain(..=last)) {
+                *page = record;
+            }
+            let cookie = pages[filled].cookie();
+            state.held[exchange.slot_of(cookie)] = Held { cookie, ..Held::default() };
+            filled = place.end;
+            count += 1;
+            sink(cookie, place);
+        }
+        let left = state.unread.iter().position(A::is_last);
+        let gone = state.reporter_gone;
+        drop(guard);
+        if left.is_none() && !gone {
+            self.waiter.try_sleep(armed, bell, || {
+                let state = lock(&exchange.state);
+                !state.unread.is_empty() || state.reporter_gone
+            });
+        }
+        match (count, left) {
+            _ if count > 0 || most == 0 => Ok(()),
+            (_, Some(last)) => Err(TryRecvError::BufferTooSmall { needed: last + 1 }),
+            _ if gone => Err(TryRecvError::Closed),
+            _ => Err(TryRecvError::Empty),
         }
     }
 }

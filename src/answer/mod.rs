@@ -1,18 +1,20 @@
 //! The must-answer protocol: every accepted group of records completes exactly once.
 //!
 //! Here is what holds for every format whose records must be answered; what a page fault is, `fault/`
-//! knows. [`ledger`] is the protocol itself: which cookies are open, what each group came to, who still
-//! owes an answer. A reporter runs it over a transport ([`remote`]), or shares it with a responder of
-//! the same process ([`local`]). [`responder`] is the other side of a transport, which trusts nothing
-//! it reads.
+//! knows. In the order of a group's way: [`reporter`] opens it in its [`ledger`], which is the protocol
+//! itself (which cookies are open, what each group came to, who still owes an answer), and sends it over
+//! a [`link`]. The responder of the same process takes it from [`local`], that of another one reads
+//! it from a descriptor ([`wire`], [`responder`]) and trusts nothing it reads. [`ends`] is what both
+//! responders have in common.
 
 pub(crate) mod devices;
 pub(crate) mod ends;
 pub(crate) mod ledger;
+pub(crate) mod link;
 pub(crate) mod list;
 #[cfg(feature = "local")]
 pub(crate) mod local;
-pub(crate) mod remote;
+pub(crate) mod reporter;
 pub(crate) mod responder;
 pub(crate) mod wire;
 
@@ -23,7 +25,7 @@ use recordfd_uapi::{Payload, Record};
 
 use crate::error::TrySendError;
 
-pub(crate) use ledger::{Completion, Ledger};
+pub(crate) use ledger::{Completion, Ledger, Withdrawn};
 
 /// A record that must be answered, what answers it, and what must be known of both.
 pub(crate) trait MustAnswer: Payload {

@@ -22,7 +22,7 @@ use recordfd_uapi::{ChannelInfo, Event, PageResponse, PgFault, Transport};
 
 use crate::answer::ends::Responder;
 #[cfg(feature = "local")]
-use crate::answer::{Ledger, local::Core};
+use crate::answer::local::Exchange;
 use crate::channel::UnattachedEnd;
 use crate::error::Error;
 use crate::transport::socket as carrier;
@@ -65,10 +65,8 @@ use options::headed;
 #[cfg(feature = "local")]
 pub fn channel(options: &Options) -> Result<(FaultReporter, FaultResponder), Error> {
     options.check()?;
-    let depth = options.depth;
-    let ledger = Ledger::new(depth, options.per_device_of(depth), options.deadline);
-    let (reporter, responder) = Core::pair(ledger, headed(options.format)?)?;
-    let responder = FaultResponder::new(Responder::Local(Arc::new(responder)));
+    let (reporter, reader) = Exchange::pair(options.depth, headed(options.format)?)?;
+    let responder = FaultResponder::new(Responder::Local(reader));
     Ok((FaultReporter::local(reporter, options), responder))
 }
 

@@ -13,10 +13,9 @@ use super::request::{FaultCompletion, FaultRequest, ReportError, Reported};
 use super::state::{Counters, State};
 use super::stop::StopMarkers;
 use crate::answer::Ledger;
-use crate::answer::ends::Reporter;
 #[cfg(feature = "local")]
-use crate::answer::local::{Core, LocalReporter};
-use crate::answer::remote::RemoteReporter;
+use crate::answer::local::{Exchange, LocalReporter};
+use crate::answer::{link::Link, reporter::Reporter};
 use crate::error::{DrainError, Error, TryRecvError};
 use crate::sync::{Condvar, Mutex, lock};
 use crate::transport::{socket as carrier, wait_for};
@@ -49,7 +48,7 @@ struct Shared {
 #[derive(Debug)]
 enum Descriptor {
     #[cfg(feature = "local")]
-    Local(Arc<Core<PgFault>>),
+    Local(Arc<Exchange<PgFault>>),
     Socket(Arc<OwnedFd>),
 }
 
@@ -89,27 +88,21 @@ pub struct FaultReporterCounters {
 impl FaultReporter {
     #[cfg(feature = "local")]
     pub(super) fn local(reporter: LocalReporter<PgFault>, options: &Options) -> Self {
-        let core = reporter.core().clone();
-        let depth = core.with_ledger(Ledger::depth);
-        Self::new(Reporter::Local(reporter), Descriptor::Local(core), depth, depth as usize, options)
+        let exchange = reporter.exchange().clone();
+        let depth = options.depth;
+        Self::new(Link::Local(reporter), Descriptor::Local(exchange), depth, options)
     }
 
     /// A reporter with room for `depth` groups on `socket`.
     pub(super) fn remote(socket: Arc<OwnedFd>, depth: u32, headed: bool, options: &Options) -> Self {
-        let ledger = Ledger::new(depth, options.per_device_of(depth), options.deadline);
-        let reporter = RemoteReporter::new(socket.clone(), ledger, headed);
-        let most = reporter.most();
-        Self::new(Reporter::Remote(Box::new(reporter)), Descriptor::Socket(socket), depth, most, options)
+        let link = Link::socket(socket.clone(), depth, headed);
+        Self::new(link, Descriptor::Socket(socket), depth, options)
     }
 
-    fn new(
-        reporter: Reporter<PgFault>,
-        descriptor: Descriptor,
-        depth: u32,
-        most: usize,
-        options: &Options,
-    ) -> Self {
-        let max_group = options.max_group_of(most);
+    fn new(link: Link<PgFault>, descriptor: Descriptor, depth: u32, options: &Options) -> Self {
+        let ledger = Ledger::new(depth, options.per_device_of(depth), options.deadline);
+        let reporter = Reporter::new(ledger, link);
+        let max_group = options.max_group_of(reporter.most());
         let state = State {
             reporter,
             collector: Collector::new(options.half_made, max_group, options.half_made_age),
@@ -291,7 +284,7 @@ impl FaultReporter {
         counters.discarded += collector.discard(dev_id);
         markers.discard(dev_id);
         reporter.detach(dev_id);
-        collector.waiting() + reporter.with_ledger(Ledger::waiting)
+        collector.waiting() + reporter.ledger().waiting()
     }
 
     /// Waits until every published group of a device has completed, by whatever cause.
@@ -306,7 +299,7 @@ impl FaultReporter {
             let next = {
                 let mut state = lock(&self.0.state);
                 let next = state.process(now);
-                if !state.reporter.with_ledger(|ledger| ledger.has_open(dev_id)) {
+                if !state.reporter.has_open(dev_id) {
                     return Ok(());
                 }
                 next
@@ -317,7 +310,7 @@ impl FaultReporter {
             let until = self.0.soonest(deadline, next);
             match &self.0.descriptor {
                 #[cfg(feature = "local")]
-                Descriptor::Local(core) => core.wait_completed(dev_id, until),
+                Descriptor::Local(exchange) => exchange.wait_answers(until),
                 Descriptor::Socket(socket) => {
                     // Another thread may take in the answer that this one waits for.
                     let look = now + LOOK_AGAIN;
@@ -378,32 +371,31 @@ impl FaultReporter {
     pub fn process(&self, now: Instant) -> usize {
         let mut state = lock(&self.0.state);
         state.process(now);
-        state.collector.waiting() + state.reporter.with_ledger(Ledger::waiting)
+        state.collector.waiting() + state.reporter.ledger().waiting()
     }
 
     /// What was seen so far.
     pub fn counters(&self) -> FaultReporterCounters {
         let state = lock(&self.0.state);
         let counters = &state.counters;
-        state.reporter.with_ledger(|ledger| {
-            let ended = ledger.counters();
-            FaultReporterCounters {
-                in_flight: ledger.in_flight(),
-                unanswered: ledger.unanswered(),
-                oldest: ledger.oldest().map(|since| since.elapsed()),
-                half_made: state.collector.len(),
-                answered: ended.answered,
-                detached: ended.detached,
-                hung_up: ended.hung_up,
-                deadline: ended.deadline,
-                bad_answer: ended.bad_answer,
-                unfinished: counters.unfinished,
-                discarded: counters.discarded,
-                late_answers: ended.late_answers,
-                refused: counters.refused,
-                stop_markers: counters.stop_markers,
-            }
-        })
+        let ledger = state.reporter.ledger();
+        let ended = ledger.counters();
+        FaultReporterCounters {
+            in_flight: ledger.in_flight(),
+            unanswered: ledger.unanswered(),
+            oldest: ledger.oldest().map(|since| since.elapsed()),
+            half_made: state.collector.len(),
+            answered: ended.answered,
+            detached: ended.detached,
+            hung_up: ended.hung_up,
+            deadline: ended.deadline,
+            bad_answer: ended.bad_answer,
+            unfinished: counters.unfinished,
+            discarded: counters.discarded,
+            late_answers: ended.late_answers,
+            refused: counters.refused,
+            stop_markers: counters.stop_markers,
+        }
     }
 
     /// How many groups may be on their way.
@@ -420,7 +412,7 @@ impl FaultReporter {
     pub fn is_closed(&self) -> bool {
         match &self.0.descriptor {
             #[cfg(feature = "local")]
-            Descriptor::Local(core) => core.is_closed(),
+            Descriptor::Local(exchange) => exchange.is_closed(),
             // Without requested events only a hang-up or an error makes poll report the socket.
             Descriptor::Socket(socket) => {
                 wait_for(socket.as_fd(), PollFlags::empty(), Some(Instant::now())).unwrap_or(false)
@@ -443,7 +435,7 @@ impl AsFd for FaultReporter {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.0.descriptor {
             #[cfg(feature = "local")]
-            Descriptor::Local(core) => core.as_fd(),
+            Descriptor::Local(exchange) => exchange.as_fd(),
             Descriptor::Socket(socket) => socket.as_fd(),
         }
     }

@@ -19,7 +19,7 @@ const MAX_PRG_INDEX: u32 = (1 << 9) - 1;
 ///
 /// Source: PCIe Base Specification, "Page Request Message"; Linux `include/linux/iommu.h`,
 /// `struct iommu_fault_page_request`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FaultRequest {
     /// The device, as an iommufd object id.
     pub dev_id: u32,
@@ -58,7 +58,7 @@ impl FaultRequest {
         }
     }
 
-    pub(super) fn tag(&self) -> Tag {
+    pub(crate) fn tag(&self) -> Tag {
         Tag { pasid: self.pasid, prg_index: self.prg_index }
     }
 
@@ -127,15 +127,7 @@ impl MustAnswer for PgFault {
     }
 
     fn cancelled(dev_id: u32, cookie: u32) -> Self {
-        let request = FaultRequest {
-            dev_id,
-            pasid: None,
-            prg_index: 0,
-            perm: PgFaultPerm::empty(),
-            last: true,
-            addr: 0,
-            length: 0,
-        };
+        let request = FaultRequest { dev_id, ..FaultRequest::default() };
         request.fault().grouped(cookie, true)
     }
 }

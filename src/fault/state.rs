@@ -7,8 +7,8 @@ use recordfd_uapi::PgFault;
 use super::collect::{Collector, Refused};
 use super::request::{FaultRequest, Kind, ReportError, Reported};
 use super::stop::StopMarkers;
-use crate::answer::ends::{Batch, Reporter};
-use crate::answer::{Group, Ledger};
+use crate::answer::Group;
+use crate::answer::reporter::Reporter;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -37,7 +37,6 @@ impl State {
     ) -> Result<(), ReportError> {
         let now = Instant::now();
         let Self { reporter, collector, markers, counters } = self;
-        let mut batch = reporter.batch();
         let mut outcome = Ok(());
         for request in requests {
             outcome = match request.kind() {
@@ -45,9 +44,9 @@ impl State {
                     if let Some(pasid) = request.pasid {
                         markers.forget(request.dev_id, pasid);
                     }
-                    report_page(&mut batch, collector, requests, request, now, taken)
+                    report_page(reporter, collector, requests, request, now, taken)
                 }
-                Ok(Kind::StopMarker { pasid }) => flush(&mut batch, requests, taken).and_then(|()| {
+                Ok(Kind::StopMarker { pasid }) => flush(reporter, requests, taken).and_then(|()| {
                     if collector.has_pasid(request.dev_id, pasid) {
                         return Err(ReportError::StopMarkerInGroup(*request));
                     }
@@ -63,7 +62,7 @@ impl State {
                 break;
             }
         }
-        flush(&mut batch, requests, taken)?;
+        flush(reporter, requests, taken)?;
         outcome
     }
 
@@ -75,13 +74,13 @@ impl State {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let answer = self.reporter.with_ledger(Ledger::next_deadline);
+        let answer = self.reporter.ledger().next_deadline();
         [answer, self.collector.next_deadline()].into_iter().flatten().min()
     }
 }
 
 fn report_page(
-    batch: &mut Batch<'_, PgFault>,
+    reporter: &mut Reporter<PgFault>,
     collector: &mut Collector,
     requests: &[FaultRequest],
     request: &FaultRequest,
@@ -90,7 +89,7 @@ fn report_page(
 ) -> Result<Reported, ReportError> {
     let group = Group { dev_id: request.dev_id, tag: request.tag() };
     if !request.last {
-        flush(batch, requests, taken)?;
+        flush(reporter, requests, taken)?;
         collector.add(request, now).map_err(|refused| match refused {
             Refused::Full => ReportError::HalfMadeFull(*request),
             Refused::TooLarge => ReportError::TooLarge(*request),
@@ -100,37 +99,33 @@ fn report_page(
     }
     let before = if collector.is_empty() { None } else { collector.pages_before(request) };
     let Some((index, pages)) = before else {
-        if batch.must_flush() {
-            flush(batch, requests, taken)?;
+        if reporter.is_stage_full() {
+            flush(reporter, requests, taken)?;
         }
-        let published = batch.add_one(&group, request.fault(), now);
+        let published = reporter.stage(&group, request.fault(), now);
         let cookie = published.map_err(|error| ReportError::new(*request, error))?;
         return Ok(Reported::Group { cookie });
     };
-    flush(batch, requests, taken)?;
+    flush(reporter, requests, taken)?;
     if collector.is_too_large(index) {
         collector.remove(index);
         return Err(ReportError::TooLarge(*request));
     }
     let page = |number| pages.get(number).copied().unwrap_or_else(|| request.fault());
-    let published = batch.publish(&group, pages.len() + 1, page, now);
+    let published = reporter.publish(&group, pages.len() + 1, page, now);
     let cookie = published.map_err(|error| ReportError::new(*request, error))?;
     collector.remove(index);
     *taken += 1;
     Ok(Reported::Group { cookie })
 }
 
-/// Publishes the groups of one page that wait in `batch`: all of them, or none.
+/// Publishes the groups of one page that are staged; adds those accepted to `taken`.
 fn flush(
-    batch: &mut Batch<'_, PgFault>,
+    reporter: &mut Reporter<PgFault>,
     requests: &[FaultRequest],
     taken: &mut usize,
 ) -> Result<(), ReportError> {
-    match batch.flush() {
-        Ok(count) => {
-            *taken += count;
-            Ok(())
-        }
-        Err(error) => Err(ReportError::new(requests[*taken], error)),
-    }
+    let (count, outcome) = reporter.flush();
+    *taken += count;
+    outcome.map_err(|error| ReportError::new(requests[*taken], error))
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_queue::ArrayQueue;
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use recordfd_uapi::{Record, Sequence};
 
 use super::{Owner, Taken};
+use crate::bell::Bell;
 use crate::doorbell::{ARMED, Tokens, Waiter, ring};
 use crate::drain::DrainGate;
 use crate::error::{DrainError, Error, TryRecvError, TrySendError, Violation};
@@ -38,34 +38,6 @@ struct Direction<T> {
     consumer_gone: AtomicBool,
     emptied: DrainGate,
     bell: Bell,
-}
-
-/// The descriptor the consumer polls: readable while it holds a token.
-#[derive(Debug)]
-pub(crate) struct Bell(EventFd);
-
-impl Bell {
-    pub(crate) fn new() -> Result<Self, Error> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_SEMAPHORE;
-        EventFd::from_flags(flags).map(Self).map_err(|errno| Error::os("eventfd2", errno))
-    }
-}
-
-impl AsFd for Bell {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl Tokens for Bell {
-    fn put(&self) {
-        // Fails only when 2^64 - 2 tokens are in there, and then it is readable anyway.
-        let _ = self.0.write(1);
-    }
-
-    fn take(&self) -> bool {
-        self.0.read().is_ok()
-    }
 }
 
 /// Makes one direction with room for `depth` items.

@@ -1,23 +1,19 @@
-//! The reporter's side of a transport: a ledger, the records that go out, the answers that come back.
+//! The reporter's side: a ledger, the records that go out, the answers that come back.
 
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Instant;
 
-use super::wire::RecordTx;
+use super::link::Link;
 use super::{Completion, Group, Ledger, MustAnswer, PublishError};
 use crate::error::{TryRecvError, TrySendError, Violation};
-use crate::transport::{Rx, RxCarrier, socket};
 
 /// Answers taken in with one look.
 const MOST_ANSWERS: usize = 2048;
 
 #[derive(Debug)]
-pub(crate) struct RemoteReporter<A: MustAnswer> {
+pub(crate) struct Reporter<A: MustAnswer> {
     ledger: Ledger<A>,
-    tx: RecordTx<A>,
-    answers: Rx<A::Answer>,
-    /// Groups of one record that wait to be sent together. Their slots are taken.
+    link: Link<A>,
+    /// Records that wait to be sent together. Their slots are taken.
     staged: Vec<A>,
     end: Option<End>,
 }
@@ -29,12 +25,10 @@ enum End {
     Violation(Violation),
 }
 
-impl<A: MustAnswer> RemoteReporter<A> {
-    pub(crate) fn new(socket: Arc<OwnedFd>, ledger: Ledger<A>, headed: bool) -> Self {
-        let tx = RecordTx::new(socket.clone(), ledger.depth(), headed);
-        let staged = Vec::with_capacity(tx.most());
-        let answers = Rx::new(RxCarrier::Socket(socket::Rx::new(socket)));
-        Self { ledger, tx, answers, staged, end: None }
+impl<A: MustAnswer> Reporter<A> {
+    pub(crate) fn new(ledger: Ledger<A>, link: Link<A>) -> Self {
+        let staged = Vec::with_capacity(link.most());
+        Self { ledger, link, staged, end: None }
     }
 
     pub(crate) fn ledger(&self) -> &Ledger<A> {
@@ -43,33 +37,37 @@ impl<A: MustAnswer> RemoteReporter<A> {
 
     /// The most records of a group.
     pub(crate) fn most(&self) -> usize {
-        self.tx.most()
+        self.link.most()
     }
 
     /// Takes a group of one record, to be sent by [`flush`](Self::flush).
     pub(crate) fn stage(&mut self, group: &Group<A>, record: A, now: Instant) -> Result<u32, PublishError> {
-        let cookie = self.ledger.open(group.dev_id, group.tag, now, true)?;
+        let cookie = self.open(group, now)?;
         self.staged.push(record.grouped(cookie, true));
         Ok(cookie)
     }
 
-    /// Whether [`stage`](Self::stage) must not be called before a flush.
+    /// Whether a flush must come before the next group is staged.
     pub(crate) fn is_stage_full(&self) -> bool {
-        self.staged.len() == self.staged.capacity().min(self.tx.most())
+        self.staged.len() >= self.link.most()
     }
 
-    /// Sends what is staged, all of it or nothing; returns how many groups.
-    pub(crate) fn flush(&mut self) -> Result<usize, PublishError> {
-        let count = self.staged.len();
-        if count == 0 {
-            return Ok(0);
+    /// Sends the groups of one record that are staged. Returns how many were accepted, and why the next
+    /// one was not; those behind it are as if they had never been staged.
+    pub(crate) fn flush(&mut self) -> (usize, Result<(), PublishError>) {
+        if self.staged.is_empty() {
+            return (0, Ok(()));
         }
-        let outcome = self.send(count);
-        if outcome.is_err() {
-            self.staged.iter().for_each(|record| self.ledger.undo(record.cookie()));
+        let (count, outcome) = match self.send(Link::send_each) {
+            Ok(count) if count == self.staged.len() => (count, Ok(())),
+            Ok(count) => (count, Err(PublishError::Full)),
+            Err(error) => (0, Err(error)),
+        };
+        for record in &self.staged[count..] {
+            self.ledger.undo(record.cookie());
         }
         self.staged.clear();
-        outcome.map(|()| count)
+        (count, outcome)
     }
 
     /// Sends a group of `count` records, whole or not at all. Nothing is staged.
@@ -80,9 +78,9 @@ impl<A: MustAnswer> RemoteReporter<A> {
         record: impl Fn(usize) -> A,
         now: Instant,
     ) -> Result<u32, PublishError> {
-        let cookie = self.ledger.open(group.dev_id, group.tag, now, true)?;
+        let cookie = self.open(group, now)?;
         self.staged.extend((0..count).map(|index| record(index).grouped(cookie, index + 1 == count)));
-        let outcome = self.send(count);
+        let outcome = self.send(Link::send_whole);
         self.staged.clear();
         if outcome.is_err() {
             self.ledger.undo(cookie);
@@ -90,30 +88,39 @@ impl<A: MustAnswer> RemoteReporter<A> {
         outcome.map(|()| cookie)
     }
 
-    fn send(&mut self, count: usize) -> Result<(), PublishError> {
+    fn open(&mut self, group: &Group<A>, now: Instant) -> Result<u32, PublishError> {
         if self.end.is_some() {
             return Err(PublishError::Closed);
         }
-        // First, so that notices are told in bounded space: one slot has at most one.
+        self.ledger.open(group.dev_id, group.tag, now)
+    }
+
+    /// Sends what is staged with `send`.
+    fn send<T>(
+        &mut self,
+        send: impl FnOnce(&mut Link<A>, &[A]) -> Result<T, TrySendError<()>>,
+    ) -> Result<T, PublishError> {
+        // First, so that a slot is used again only when the notice of its last group was written.
         self.tell_cancelled()?;
-        let staged = &self.staged;
-        self.tx.send(count, |index| staged[index])?;
-        Ok(())
+        Ok(send(&mut self.link, &self.staged)?)
     }
 
     /// Takes completions out, at most `most`, of which `sink` is given each; reads no more answers from
-    /// the descriptor than that takes, so that it stays readable while there are more.
+    /// a descriptor than that takes, so that it stays readable while there are more.
     pub(crate) fn collect(
         &mut self,
         most: usize,
-        mut sink: impl FnMut(Completion<A>),
+        sink: impl FnMut(Completion<A>),
     ) -> Result<usize, TryRecvError> {
         let missing = most.saturating_sub(self.ledger.waiting());
         let read = if missing > 0 { self.read_answers(missing) } else { Ok(()) };
         // What cannot be told now is told later.
         let _ = self.tell_cancelled();
         let count = self.ledger.waiting().min(most);
-        std::iter::from_fn(|| self.ledger.take()).take(count).for_each(&mut sink);
+        std::iter::from_fn(|| self.ledger.take()).take(count).for_each(sink);
+        if self.ledger.waiting() == 0 && self.end.is_none() {
+            self.link.sleep();
+        }
         match (count, self.end, read) {
             (0, Some(End::HungUp), _) => Err(TryRecvError::Closed),
             (0, Some(End::Violation(violation)), _) => Err(TryRecvError::PeerViolation(violation)),
@@ -125,16 +132,34 @@ impl<A: MustAnswer> RemoteReporter<A> {
 
     /// Completes every group of `dev_id` that is not answered by now.
     pub(crate) fn detach(&mut self, dev_id: u32) {
-        self.read_every_answer();
-        self.ledger.detach(dev_id);
-        let _ = self.tell_cancelled();
+        self.cancel(|ledger, link| ledger.detach(dev_id, |cookie| link.withdraw(cookie)));
     }
 
     /// Completes every group whose time is up and that is not answered by now.
     pub(crate) fn process(&mut self, now: Instant) {
+        if self.ledger.next_deadline().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        self.cancel(|ledger, link| ledger.expire(now, |cookie| link.withdraw(cookie)));
+    }
+
+    /// Completes groups without their answer. `complete` says whether it met none that has one.
+    fn cancel(&mut self, complete: impl Fn(&mut Ledger<A>, &Link<A>) -> bool) {
         self.read_every_answer();
-        self.ledger.expire(now);
+        // An answer that it meets is there to be taken in, so there are fewer each time.
+        while !complete(&mut self.ledger, &self.link) {
+            self.read_every_answer();
+        }
         let _ = self.tell_cancelled();
+        if self.ledger.waiting() > 0 {
+            self.link.stay_readable();
+        }
+    }
+
+    /// Whether `dev_id` has a group that is not completed by now.
+    pub(crate) fn has_open(&mut self, dev_id: u32) -> bool {
+        self.read_every_answer();
+        self.ledger.has_open(dev_id)
     }
 
     /// Takes in every answer that has come; no more than an honest peer can have sent. An error of the
@@ -153,13 +178,12 @@ impl<A: MustAnswer> RemoteReporter<A> {
             return Ok(());
         }
         let ledger = &mut self.ledger;
-        let outcome = self.answers.recv(most, |answer| {
+        let outcome = self.link.recv(most, |answer| {
             let (cookie, verdict) = A::verdict(answer);
             ledger.answer(cookie, verdict);
-            Ok(())
         });
         self.end = match outcome {
-            Ok(_) => None,
+            Ok(()) => None,
             Err(TryRecvError::Closed) => Some(End::HungUp),
             Err(TryRecvError::PeerViolation(violation)) => Some(End::Violation(violation)),
             Err(error) => return Err(error),
@@ -172,9 +196,9 @@ impl<A: MustAnswer> RemoteReporter<A> {
 
     /// Writes the rest of cut records and every notice of a cancelled group, as far as there is room.
     fn tell_cancelled(&mut self) -> Result<(), TrySendError<()>> {
-        self.tx.finish()?;
+        self.link.finish()?;
         while let Some((dev_id, cookie)) = self.ledger.untold() {
-            self.tx.send_cancelled(dev_id, cookie)?;
+            self.link.send_cancelled(dev_id, cookie)?;
             self.ledger.told(cookie);
         }
         Ok(())

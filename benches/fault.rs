@@ -1,0 +1,247 @@
+//! Round trips of page-fault groups (report, receive, answer, complete), pipelined between two threads,
+//! against what is used in their place: two lists, each with a lock and an eventfd.
+//!
+//! `cargo bench --bench fault` times every contender with criterion, then prints tables of medians of
+//! interleaved rounds, which is what ratios are read from: the rounds of all contenders alternate, so
+//! that a machine whose speed drifts slows all of them alike.
+
+use std::collections::VecDeque;
+use std::hint::black_box;
+use std::os::fd::AsFd;
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use recordfd::TryRecvError;
+use recordfd::fault::{self, FaultCompletion, FaultReporter, FaultRequest, FaultResponder, Options};
+use recordfd::uapi::{PageResponse, PageResponseCode, PgFault, PgFaultFlags, PgFaultPerm};
+
+/// Groups in flight, at most.
+const DEPTH: usize = 256;
+/// The larger groups.
+const PAGES: usize = 8;
+/// Groups of one page reported, or received, with one call.
+const BATCH: usize = 64;
+/// Rounds of the tables.
+const ROUNDS: usize = 31;
+
+/// How many groups are kept in flight, and how many pages each has.
+#[derive(Clone, Copy)]
+struct Load {
+    in_flight: usize,
+    pages: usize,
+}
+
+fn request(last: bool) -> FaultRequest {
+    let perm = PgFaultPerm::WRITE;
+    FaultRequest { dev_id: 1, pasid: Some(5), prg_index: 0, perm, last, addr: 0x1000, length: 0 }
+}
+
+fn wait(fd: impl AsFd) {
+    poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE).expect("poll works");
+}
+
+/// The time of `count` round trips.
+fn round_trips((reporter, responder): (FaultReporter, FaultResponder), load: Load, count: usize) -> Duration {
+    let began = Instant::now();
+    thread::scope(|scope| {
+        scope.spawn(move || answer_all(responder));
+        report_all(&reporter, load, count);
+        drop(reporter);
+    });
+    began.elapsed()
+}
+
+fn report_all(reporter: &FaultReporter, load: Load, count: usize) {
+    let groups: Vec<_> =
+        (0..BATCH * load.pages).map(|index| request(index % load.pages == load.pages - 1)).collect();
+    let mut completions = [FaultCompletion::default(); DEPTH];
+    let (mut reported, mut completed) = (0, 0);
+    while completed < count {
+        while reported < count && reported - completed < load.in_flight {
+            let batch = BATCH.min(count - reported).min(load.in_flight - (reported - completed));
+            let taken = reporter.report_batch(&groups[..batch * load.pages]).expect("there is room");
+            assert_eq!(taken, batch * load.pages, "there is room for all of them");
+            reported += batch;
+        }
+        match reporter.completions(&mut completions) {
+            Ok(more) => completed += more,
+            Err(TryRecvError::Empty) => wait(reporter),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn answer_all(mut responder: FaultResponder) {
+    let mut pages = [PgFault::default(); BATCH * PAGES];
+    let mut groups = [const { None }; BATCH * PAGES];
+    let mut answers = Vec::with_capacity(groups.len());
+    loop {
+        match responder.recv_groups(&mut pages, &mut groups) {
+            Ok(count) => {
+                black_box(&pages);
+                answers.clear();
+                answers.extend(groups[..count].iter_mut().filter_map(Option::take).map(|group| {
+                    PageResponse { cookie: group.into_cookie(), code: PageResponseCode::SUCCESS }
+                }));
+                assert_eq!(responder.respond_batch(&answers).expect("the reporter is there"), count);
+            }
+            Err(TryRecvError::Empty) => wait(&responder),
+            Err(TryRecvError::Closed) => return,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn options() -> Options {
+    Options::new().depth((DEPTH * PAGES) as u32).per_device((DEPTH * PAGES) as u32)
+}
+
+fn local(load: Load, count: usize) -> Duration {
+    round_trips(fault::channel(&options()).expect("a channel"), load, count)
+}
+
+fn socket(load: Load, count: usize) -> Duration {
+    // The socket's room is counted in writes: fewer than the local queue has.
+    let (reporter, end) = fault::socket(&options().depth(2 * DEPTH as u32)).expect("a socket");
+    let info = end.info();
+    let responder = FaultResponder::from_socket(end.into(), info.format, info.depth).expect("it is one");
+    round_trips((reporter, responder), load, count)
+}
+
+/// A list with a lock, and an eventfd written for each entry: what is usual in one direction.
+struct List<T> {
+    entries: Mutex<VecDeque<T>>,
+    eventfd: EventFd,
+}
+
+impl<T> List<T> {
+    fn new() -> Self {
+        let eventfd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).expect("an eventfd");
+        Self { entries: Mutex::new(VecDeque::with_capacity(DEPTH * PAGES)), eventfd }
+    }
+
+    fn push(&self, entries: impl IntoIterator<Item = T>) {
+        self.entries.lock().expect("not poisoned").extend(entries);
+        self.eventfd.write(1).expect("the counter has room");
+    }
+
+    fn pop(&self) -> Option<T> {
+        self.entries.lock().expect("not poisoned").pop_front()
+    }
+
+    fn wait(&self) {
+        self.eventfd.read().expect("an eventfd can be read");
+    }
+}
+
+/// Two such lists, and a table of what is open.
+fn lists_and_eventfds(load: Load, count: usize) -> Duration {
+    let (faults, answers) = (List::<PgFault>::new(), List::<PageResponse>::new());
+    let began = Instant::now();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut answered = 0;
+            while answered < count {
+                faults.wait();
+                while let Some(fault) = faults.pop() {
+                    if fault.flags.contains(PgFaultFlags::LAST_PAGE) {
+                        answers
+                            .push([PageResponse { cookie: fault.cookie, code: PageResponseCode::SUCCESS }]);
+                        answered += 1;
+                    }
+                    black_box(&fault);
+                }
+            }
+        });
+        let mut free: Vec<u32> = (1..=DEPTH as u32).collect();
+        let (mut reported, mut completed) = (0, 0);
+        while completed < count {
+            while reported < count && reported - completed < load.in_flight {
+                let cookie = free.pop().expect("there is room");
+                faults.push((0..load.pages).map(|index| {
+                    let mut fault = PgFault { cookie, dev_id: 1, pasid: 5, ..PgFault::default() };
+                    fault.flags.set(PgFaultFlags::LAST_PAGE, index == load.pages - 1);
+                    fault
+                }));
+                reported += 1;
+            }
+            answers.wait();
+            while let Some(answer) = answers.pop() {
+                free.push(answer.cookie);
+                completed += 1;
+            }
+        }
+    });
+    began.elapsed()
+}
+
+type Contender = (&'static str, fn(Load, usize) -> Duration);
+
+/// The first is the rival that ratios are against.
+const CONTENDERS: [Contender; 3] = [
+    ("two eventfds + Mutex<VecDeque>", lists_and_eventfds),
+    ("recordfd local", local),
+    ("recordfd socket", socket),
+];
+
+const LOADS: [Load; 6] = [
+    Load { in_flight: 1, pages: 1 },
+    Load { in_flight: 16, pages: 1 },
+    Load { in_flight: DEPTH, pages: 1 },
+    Load { in_flight: 1, pages: PAGES },
+    Load { in_flight: 16, pages: PAGES },
+    Load { in_flight: DEPTH, pages: PAGES },
+];
+
+fn with_criterion(criterion: &mut Criterion, load: Load) {
+    let Load { in_flight, pages } = load;
+    let mut group = criterion.benchmark_group(format!("{in_flight} in flight, groups of {pages}"));
+    group.throughput(Throughput::Elements(1));
+    for (name, run) in CONTENDERS {
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|count| run(load, usize::try_from(count).expect("64 bits")));
+        });
+    }
+    group.finish();
+}
+
+fn table(load: Load) {
+    // A round trip with one in flight takes two wake-ups.
+    let count = if load.in_flight == 1 { 500 } else { 20_000 };
+    let mut times = [const { Vec::new() }; CONTENDERS.len()];
+    for _ in 0..ROUNDS {
+        for ((_, run), times) in CONTENDERS.iter().zip(&mut times) {
+            times.push(run(load, count).as_nanos() as f64 / count as f64);
+        }
+    }
+    println!(
+        "\n{} in flight, groups of {}: ns per group, median of {ROUNDS} interleaved rounds of {count} (least to most),\n\
+         groups a second, and how many times that the first contender takes",
+        load.in_flight, load.pages
+    );
+    let mut rival = None;
+    for ((name, _), times) in CONTENDERS.iter().zip(&mut times) {
+        times.sort_by(f64::total_cmp);
+        let (least, median, most) = (times[0], times[ROUNDS / 2], times[ROUNDS - 1]);
+        let rival = *rival.get_or_insert(median);
+        println!(
+            "  {name:32} {median:9.1}  ({least:.1} to {most:.1})  {:10.0}  {:.2}",
+            1e9 / median,
+            rival / median
+        );
+    }
+}
+
+fn main() {
+    let mut criterion =
+        Criterion::default().measurement_time(Duration::from_secs(1)).sample_size(10).configure_from_args();
+    LOADS.into_iter().for_each(|load| with_criterion(&mut criterion, load));
+    criterion.final_summary();
+    if std::env::args().any(|argument| argument == "--bench") {
+        LOADS.into_iter().for_each(table);
+    }
+}

@@ -1,0 +1,124 @@
+//! What carries the records of a reporter and brings the answers.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+#[cfg(feature = "local")]
+use super::local::LocalReporter;
+use super::wire::RecordTx;
+use super::{MustAnswer, Withdrawn};
+use crate::error::{TryRecvError, TrySendError};
+use crate::transport::{Rx, RxCarrier, socket};
+
+#[derive(Debug)]
+pub(crate) enum Link<A: MustAnswer> {
+    #[cfg(feature = "local")]
+    Local(LocalReporter<A>),
+    Socket {
+        records: RecordTx<A>,
+        answers: Rx<A::Answer>,
+    },
+}
+
+impl<A: MustAnswer> Link<A> {
+    pub(crate) fn socket(socket: Arc<OwnedFd>, depth: u32, headed: bool) -> Self {
+        let records = RecordTx::new(socket.clone(), depth, headed);
+        Self::Socket { records, answers: Rx::new(RxCarrier::Socket(socket::Rx::new(socket))) }
+    }
+
+    /// The most records that are sent together.
+    pub(crate) fn most(&self) -> usize {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(reporter) => reporter.most(),
+            Self::Socket { records, .. } => records.most(),
+        }
+    }
+
+    /// Sends `records`, as many of them as fit; returns how many.
+    pub(crate) fn send_each(&mut self, records: &[A]) -> Result<usize, TrySendError<()>> {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(reporter) => reporter.send(records, 1),
+            // Where one record has room, a whole write has.
+            Self::Socket { .. } => self.send_whole(records).map(|()| records.len()),
+        }
+    }
+
+    /// Sends `records`, all of them or none.
+    pub(crate) fn send_whole(&mut self, records: &[A]) -> Result<(), TrySendError<()>> {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(reporter) => reporter.send(records, records.len()).map(|_| ()),
+            Self::Socket { records: tx, .. } => tx.send(records.len(), |index| records[index]),
+        }
+    }
+
+    /// Tells that the group `cookie` was completed without its answer, if the format can say so.
+    pub(crate) fn send_cancelled(&mut self, dev_id: u32, cookie: u32) -> Result<(), TrySendError<()>> {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(reporter) => {
+                reporter.tell_cancelled(cookie);
+                Ok(())
+            }
+            Self::Socket { records, .. } => records.send_cancelled(dev_id, cookie),
+        }
+    }
+
+    /// Takes back a group that is to complete without its answer.
+    pub(crate) fn withdraw(&self, cookie: u32) -> Withdrawn {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(reporter) => reporter.withdraw(cookie),
+            // What is written is out of this side's hands.
+            Self::Socket { .. } => {
+                let _ = cookie;
+                Withdrawn::Held
+            }
+        }
+    }
+
+    /// Takes in at most `most` answers.
+    pub(crate) fn recv(&mut self, most: usize, mut sink: impl FnMut(&A::Answer)) -> Result<(), TryRecvError> {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(reporter) => reporter.recv(sink),
+            Self::Socket { answers, .. } => {
+                let taken = answers.recv(most, |answer| {
+                    sink(answer);
+                    Ok(())
+                });
+                taken.map(|_| ())
+            }
+        }
+    }
+
+    /// Call it when no completion waits: the descriptor need not be readable.
+    pub(crate) fn sleep(&mut self) {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(reporter) => reporter.sleep(),
+            Self::Socket { .. } => {}
+        }
+    }
+
+    /// Call it when completions wait that no answer brought: the descriptor should be readable. That of
+    /// a socket cannot be made so from this side.
+    pub(crate) fn stay_readable(&mut self) {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(reporter) => reporter.stay_readable(),
+            Self::Socket { .. } => {}
+        }
+    }
+
+    /// Writes what is left of accepted records, if someone's change of the send buffer cut them.
+    pub(crate) fn finish(&mut self) -> Result<(), TrySendError<()>> {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(_) => Ok(()),
+            Self::Socket { records, .. } => records.finish(),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Loom runs the two sides between threads, the real ones, in every order that its memory model allows.
+//! Run with `ci/loom.sh`.
+
+use std::time::Instant;
+
+use loom::thread;
+use recordfd_uapi::{PageResponse, PageResponseCode, PgFault};
+
+use super::*;
+use crate::answer::link::Link;
+use crate::answer::reporter::Reporter;
+use crate::answer::{Cause, Group, Ledger};
+use crate::fault::FaultRequest;
+
+const DEVICE: u32 = 7;
+
+fn sides(depth: u32) -> (Reporter<PgFault>, LocalReader<PgFault>, Arc<Exchange<PgFault>>) {
+    let (reporter, reader) = Exchange::pair(depth, true).unwrap();
+    let exchange = reporter.exchange().clone();
+    (Reporter::new(Ledger::new(depth, depth, None), Link::Local(reporter)), reader, exchange)
+}
+
+fn publish(reporter: &mut Reporter<PgFault>) -> u32 {
+    let group = Group { dev_id: DEVICE, tag: FaultRequest::default().tag() };
+    reporter.publish(&group, 1, |_| PgFault::default(), Instant::now()).unwrap()
+}
+
+/// Reads at most one group; its cookie.
+fn read(reader: &mut LocalReader<PgFault>) -> Option<u32> {
+    let mut cookie = None;
+    let _ = reader.read(&mut [PgFault::default()], 1, |read, _| cookie = Some(read));
+    cookie
+}
+
+fn answer(cookie: u32) -> PageResponse {
+    PageResponse { cookie, code: PageResponseCode::SUCCESS }
+}
+
+/// Takes at most one completion; its cause.
+fn collect(reporter: &mut Reporter<PgFault>) -> Option<Cause> {
+    let mut cause = None;
+    let _ = reporter.collect(1, |completion| cause = Some(completion.cause));
+    cause
+}
+
+#[test]
+fn published_group_keeps_the_descriptor_readable_until_it_is_read() {
+    loom::model(|| {
+        let (mut reporter, mut reader, exchange) = sides(2);
+        let thread = thread::spawn(move || {
+            publish(&mut reporter);
+            publish(&mut reporter);
+            reporter
+        });
+        let mut groups = (0..2).filter_map(|_| read(&mut reader)).count();
+        let _reporter = thread.join().unwrap();
+        while groups < 2 {
+            assert!(exchange.records_bell.bell.is_readable(), "lost wake-up: a group is unread");
+            groups += usize::from(read(&mut reader).is_some());
+        }
+        assert!(read(&mut reader).is_none() && !exchange.records_bell.bell.is_readable());
+    });
+}
+
+#[test]
+fn answer_keeps_the_descriptor_readable_until_its_completion_is_collected() {
+    loom::model(|| {
+        let (mut reporter, mut reader, exchange) = sides(2);
+        let cookies = [publish(&mut reporter), publish(&mut reporter)];
+        assert_eq!([read(&mut reader), read(&mut reader)], cookies.map(Some));
+        let responder = reader.responder.clone();
+        let thread = thread::spawn(move || {
+            for cookie in cookies {
+                responder.respond_batch(&[answer(cookie)]).unwrap();
+            }
+        });
+        let mut completions = (0..2).filter_map(|_| collect(&mut reporter)).count();
+        thread.join().unwrap();
+        while completions < 2 {
+            assert!(exchange.answers_bell.bell.is_readable(), "lost wake-up: an answer is not collected");
+            completions += usize::from(collect(&mut reporter).is_some());
+        }
+        assert!(collect(&mut reporter).is_none() && !exchange.answers_bell.bell.is_readable());
+        drop(reader);
+    });
+}
+
+#[test]
+fn hang_up_is_seen_behind_the_last_answer() {
+    loom::model(|| {
+        let (mut reporter, mut reader, exchange) = sides(2);
+        let cookies = [publish(&mut reporter), publish(&mut reporter)];
+        let thread = thread::spawn(move || {
+            assert_eq!(read(&mut reader), Some(cookies[0]));
+            reader.responder.respond_batch(&[answer(cookies[0])]).unwrap();
+        });
+        let mut causes: Vec<_> = collect(&mut reporter).into_iter().collect();
+        thread.join().unwrap();
+        while causes.len() < 2 {
+            assert!(exchange.answers_bell.bell.is_readable(), "lost wake-up: the responder is gone");
+            causes.extend(collect(&mut reporter));
+        }
+        assert_eq!(causes, [Cause::Answered, Cause::HungUp]);
+        assert!(collect(&mut reporter).is_none() && exchange.answers_bell.bell.is_readable());
+    });
+}
+
+#[test]
+fn group_detached_while_it_is_answered_completes_once_and_as_its_responder_was_told() {
+    loom::model(|| {
+        let (mut reporter, mut reader, _) = sides(1);
+        publish(&mut reporter);
+        let thread = thread::spawn(move || {
+            let cookie = read(&mut reader)?;
+            let taken = reader.responder.respond_batch(&[answer(cookie)]).is_ok();
+            Some((taken, reader))
+        });
+        reporter.detach(DEVICE);
+        let cause = collect(&mut reporter).expect("a detached device has no open group");
+        let answered = thread.join().unwrap().is_some_and(|(taken, _)| taken);
+        assert_eq!(cause == Cause::Answered, answered, "the responder was told otherwise");
+        assert!(collect(&mut reporter).is_none(), "a group completed twice");
+        assert_eq!(reporter.ledger().in_flight(), 0, "a slot was not freed");
+    });
+}
