@@ -7,13 +7,11 @@
 
 use std::collections::VecDeque;
 use std::hint::black_box;
-use std::os::fd::AsFd;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use recordfd::TryRecvError;
 use recordfd::fault::{self, FaultCompletion, FaultReporter, FaultRequest, FaultResponder, Options};
@@ -25,6 +23,8 @@ const DEPTH: usize = 256;
 const PAGES: usize = 8;
 /// Groups of one page reported, or received, with one call.
 const BATCH: usize = 64;
+/// How long both sides look before they sleep, where they do.
+const BUSY_POLL: Duration = Duration::from_micros(50);
 /// Rounds of the tables.
 const ROUNDS: usize = 31;
 
@@ -38,10 +38,6 @@ struct Load {
 fn request(last: bool) -> FaultRequest {
     let perm = PgFaultPerm::WRITE;
     FaultRequest { dev_id: 1, pasid: Some(5), prg_index: 0, perm, last, addr: 0x1000, length: 0 }
-}
-
-fn wait(fd: impl AsFd) {
-    poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE).expect("poll works");
 }
 
 /// The time of `count` round trips.
@@ -69,7 +65,9 @@ fn report_all(reporter: &FaultReporter, load: Load, count: usize) {
         }
         match reporter.completions(&mut completions) {
             Ok(more) => completed += more,
-            Err(TryRecvError::Empty) => wait(reporter),
+            Err(TryRecvError::Empty) => {
+                completed += reporter.wait_completions(&mut completions, None).expect("an answer comes");
+            }
             Err(error) => panic!("{error}"),
         }
     }
@@ -89,7 +87,7 @@ fn answer_all(mut responder: FaultResponder) {
                 }));
                 assert_eq!(responder.respond_batch(&answers).expect("the reporter is there"), count);
             }
-            Err(TryRecvError::Empty) => wait(&responder),
+            Err(TryRecvError::Empty) => assert!(responder.wait(None).expect("poll works")),
             Err(TryRecvError::Closed) => return,
             Err(error) => panic!("{error}"),
         }
@@ -102,6 +100,10 @@ fn options() -> Options {
 
 fn local(load: Load, count: usize) -> Duration {
     round_trips(fault::channel(&options()).expect("a channel"), load, count)
+}
+
+fn local_busy_poll(load: Load, count: usize) -> Duration {
+    round_trips(fault::channel(&options().busy_poll(BUSY_POLL)).expect("a channel"), load, count)
 }
 
 fn socket(load: Load, count: usize) -> Duration {
@@ -182,9 +184,10 @@ fn lists_and_eventfds(load: Load, count: usize) -> Duration {
 type Contender = (&'static str, fn(Load, usize) -> Duration);
 
 /// The first is the rival that ratios are against.
-const CONTENDERS: [Contender; 3] = [
+const CONTENDERS: [Contender; 4] = [
     ("two eventfds + Mutex<VecDeque>", lists_and_eventfds),
     ("recordfd local", local),
+    ("recordfd local, busy_poll 50 us", local_busy_poll),
     ("recordfd socket", socket),
 ];
 

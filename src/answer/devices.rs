@@ -2,41 +2,128 @@
 
 use std::collections::HashMap;
 
+use super::list::{Linked, Links, List};
+
+/// What one device has.
+#[derive(Debug)]
+struct Device {
+    links: Links,
+    dev_id: u32,
+    count: u32,
+}
+
+impl Linked for Device {
+    fn links(&mut self) -> &mut Links {
+        &mut self.links
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct DeviceCounts {
-    /// Of the devices that have any.
-    counts: HashMap<u32, u32>,
+    devices: Box<[Device]>,
+    /// Places of devices that have nothing, the one longest without first.
+    idle: List,
+    by_id: HashMap<u32, u32>,
+    /// The place that was found last: mostly the next one, too.
+    last: u32,
     most: u32,
 }
 
 impl DeviceCounts {
-    /// Counts up to `total` in all and `most` of one device.
+    /// Counts up to `total` in all, at least 1, and `most` of one device.
     pub(crate) fn new(total: u32, most: u32) -> Self {
+        let device = |_| Device { links: Links::LONE, dev_id: 0, count: 0 };
+        let mut devices: Box<[_]> = (0..total).map(device).collect();
+        let mut idle = List::new();
+        (0..total).for_each(|place| idle.push(&mut devices, place));
         // Twice the most, so that the table never grows, whatever was removed from it.
-        Self { counts: HashMap::with_capacity(2 * total as usize), most }
+        Self { devices, idle, by_id: HashMap::with_capacity(2 * total as usize), last: 0, most }
     }
 
-    /// Counts one more; false when the device is at its bound.
+    /// Counts one more; false when the device is at its bound, or all are at theirs.
     pub(crate) fn add(&mut self, dev_id: u32) -> bool {
-        let count = self.counts.entry(dev_id).or_insert(0);
-        if *count >= self.most {
+        let Some(place) = self.find(dev_id).or_else(|| self.settle(dev_id)) else { return false };
+        let device = &mut self.devices[place as usize];
+        if device.count >= self.most {
             return false;
         }
-        *count += 1;
+        device.count += 1;
+        if device.count == 1 {
+            self.idle.remove(&mut self.devices, place);
+        }
         true
     }
 
     /// Counts one less.
     pub(crate) fn remove(&mut self, dev_id: u32) {
-        if let Some(count) = self.counts.get_mut(&dev_id) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&dev_id);
+        if let Some(place) = self.find(dev_id) {
+            let device = &mut self.devices[place as usize];
+            device.count -= 1;
+            if device.count == 0 {
+                self.idle.push(&mut self.devices, place);
             }
         }
     }
 
-    pub(crate) fn has(&self, dev_id: u32) -> bool {
-        self.counts.contains_key(&dev_id)
+    /// Whether the device has anything.
+    pub(crate) fn has(&mut self, dev_id: u32) -> bool {
+        self.find(dev_id).is_some_and(|place| self.devices[place as usize].count > 0)
+    }
+
+    fn find(&mut self, dev_id: u32) -> Option<u32> {
+        // A place without anything may not be the device's that its id says.
+        let last = &self.devices[self.last as usize];
+        if last.dev_id != dev_id || last.count == 0 {
+            self.last = *self.by_id.get(&dev_id)?;
+        }
+        Some(self.last)
+    }
+
+    /// Gives the device the place of one that has nothing.
+    fn settle(&mut self, dev_id: u32) -> Option<u32> {
+        let place = self.idle.first()?;
+        let device = &mut self.devices[place as usize];
+        // A place that was never given away carries an id that may be another's.
+        if self.by_id.get(&device.dev_id) == Some(&place) {
+            self.by_id.remove(&device.dev_id);
+        }
+        device.dev_id = dev_id;
+        self.by_id.insert(dev_id, place);
+        self.last = place;
+        Some(place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_at_its_bound_is_refused_and_another_is_not() {
+        let mut counts = DeviceCounts::new(4, 2);
+        assert!(counts.add(7) && counts.add(7) && !counts.add(7));
+        assert!(counts.add(0) && counts.add(9), "devices with room");
+        counts.remove(7);
+        assert!(counts.add(7) && !counts.add(7));
+        assert_eq!([7, 0, 9, 1].map(|dev_id| counts.has(dev_id)), [true, true, true, false]);
+    }
+
+    #[test]
+    fn more_devices_than_places_take_turns() {
+        let mut counts = DeviceCounts::new(3, 3);
+        let capacity = counts.by_id.capacity();
+        for round in 0..1000 {
+            for dev_id in round..round + 3 {
+                assert!(counts.add(dev_id), "{dev_id}");
+            }
+            assert!(!counts.add(round + 3), "no place is left");
+            for dev_id in round..round + 3 {
+                assert!(counts.has(dev_id));
+                counts.remove(dev_id);
+                assert!(!counts.has(dev_id));
+            }
+        }
+        assert!(counts.by_id.len() <= 3);
+        assert_eq!(counts.by_id.capacity(), capacity);
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[cfg(feature = "local")]
 use super::local::{LocalReader, LocalResponder};
@@ -13,7 +13,7 @@ use super::wire::RecordRx;
 use super::{AnswerError, MustAnswer};
 use crate::error::TryRecvError;
 #[cfg(feature = "local")]
-use crate::transport::wait_readable;
+use crate::transport::{spin_until, wait_readable};
 
 /// What answers: the responder's end and its open groups share it.
 #[derive(Clone, Debug)]
@@ -158,12 +158,19 @@ impl<A: MustAnswer> Responder<A> {
         }
     }
 
-    /// Sleeps until a read may bring something; false when `deadline` came first.
-    pub(crate) fn wait(&mut self, deadline: Option<Instant>) -> io::Result<bool> {
+    /// Looks for `busy_poll`, then sleeps, until a read may bring something; false when `deadline` came
+    /// first.
+    pub(crate) fn wait(&mut self, deadline: Option<Instant>, busy_poll: Duration) -> io::Result<bool> {
         match self {
             #[cfg(feature = "local")]
-            Self::Local(reader) => wait_readable(reader.responder.as_fd(), deadline),
-            Self::Remote(reader) => reader.rx.wait(deadline),
+            Self::Local(reader) => {
+                let spin_until = spin_until(deadline, busy_poll);
+                if spin_until.is_some_and(|until| reader.spin(until)) {
+                    return Ok(true);
+                }
+                wait_readable(reader.responder.as_fd(), deadline)
+            }
+            Self::Remote(reader) => reader.rx.wait(deadline, busy_poll),
         }
     }
 }

@@ -258,7 +258,7 @@ impl<A: MustAnswer> Ledger<A> {
     }
 
     /// Whether `dev_id` has a group that is not completed.
-    pub(crate) fn has_open(&self, dev_id: u32) -> bool {
+    pub(crate) fn has_open(&mut self, dev_id: u32) -> bool {
         // Most devices have none, and then no slot is looked at.
         self.devices.has(dev_id)
             && self.slots.iter().any(|slot| slot.dev_id == dev_id && matches!(slot.state, State::Open))

@@ -94,22 +94,14 @@ impl<A: MustAnswer> Link<A> {
         }
     }
 
-    /// Call it when no completion waits: the descriptor need not be readable.
-    pub(crate) fn sleep(&mut self) {
+    /// Call it behind each look for completions: the descriptor should be readable while there is `more`
+    /// of them, or answers. That of a socket is by itself while there are answers, and cannot be made so
+    /// from this side. True: nothing is there.
+    pub(crate) fn rest(&mut self, more: bool) -> bool {
         match self {
             #[cfg(feature = "local")]
-            Self::Local(reporter) => reporter.sleep(),
-            Self::Socket { .. } => {}
-        }
-    }
-
-    /// Call it when completions wait that no answer brought: the descriptor should be readable. That of
-    /// a socket cannot be made so from this side.
-    pub(crate) fn stay_readable(&mut self) {
-        match self {
-            #[cfg(feature = "local")]
-            Self::Local(reporter) => reporter.stay_readable(),
-            Self::Socket { .. } => {}
+            Self::Local(reporter) => reporter.rest(more),
+            Self::Socket { .. } => !more,
         }
     }
 

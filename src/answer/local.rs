@@ -18,7 +18,7 @@ use super::{AnswerError, MustAnswer, Withdrawn};
 use crate::bell::Bell;
 use crate::doorbell::{ARMED, Tokens, Waiter, ring};
 use crate::error::{Error, TryRecvError, TrySendError};
-use crate::sync::{AtomicU32, Condvar, Mutex, lock};
+use crate::sync::{AtomicBool, AtomicU32, Condvar, Mutex, Ordering, lock};
 use crate::transport::Owner;
 
 #[cfg(all(test, loom))]
@@ -43,15 +43,54 @@ pub(crate) struct Exchange<A: MustAnswer> {
 struct Chime {
     armed: AtomicU32,
     bell: Bell,
+    /// There is something to take out, or the other side is gone: for who spins, without the lock. It is
+    /// written under the lock, which orders what it stands for.
+    work: AtomicBool,
 }
 
 impl Chime {
     fn new() -> Result<Self, Error> {
-        Ok(Self { armed: AtomicU32::new(ARMED), bell: Bell::new()? })
+        Ok(Self { armed: AtomicU32::new(ARMED), bell: Bell::new()?, work: AtomicBool::new(false) })
     }
 
     fn ring(&self) {
         ring(&self.armed, &self.bell);
+    }
+
+    /// Under the lock: says whether there is work.
+    fn set_work(&self, work: bool) {
+        // Relaxed: a hint; who finds it set takes the lock.
+        self.work.store(work, Ordering::Relaxed);
+    }
+
+    /// Looks for work until `until`.
+    fn spin(&self, until: Instant) -> bool {
+        while Instant::now() < until {
+            for _ in 0..64 {
+                // Relaxed: as above.
+                if self.work.load(Ordering::Relaxed) {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+        }
+        false
+    }
+
+    /// Consumer: wants no tokens, for it looks by itself.
+    fn stay_awake(&self, waiter: &mut Waiter) {
+        waiter.enter(&self.armed);
+        waiter.stay_awake(&self.armed);
+    }
+
+    /// Consumer, behind each look: the descriptor is readable if there is `more`, or if `has_work` finds
+    /// that something has come; else it is not, and true is returned.
+    fn rest(&self, waiter: &mut Waiter, more: bool, has_work: impl FnOnce() -> bool) -> bool {
+        if !more && waiter.try_sleep(&self.armed, &self.bell, has_work) {
+            return true;
+        }
+        waiter.keep_readable(&self.bell);
+        false
     }
 }
 
@@ -126,9 +165,26 @@ impl<A: MustAnswer> Exchange<A> {
         state.waiting -= 1;
     }
 
+    /// Looks for answers until `until`.
+    pub(crate) fn spin(&self, until: Instant) -> bool {
+        self.answers_bell.spin(until)
+    }
+
     /// Whether the responder is gone.
     pub(crate) fn is_closed(&self) -> bool {
         lock(&self.state).responder_gone
+    }
+
+    /// Whether a read would bring something, or the end.
+    fn has_unread(&self) -> bool {
+        let state = lock(&self.state);
+        !state.unread.is_empty() || state.reporter_gone
+    }
+
+    /// Whether there are answers to take in, or their end.
+    fn has_answers(&self) -> bool {
+        let state = lock(&self.state);
+        !state.answers.is_empty() || state.responder_gone
     }
 
     fn slot_of(&self, cookie: u32) -> usize {
@@ -172,6 +228,7 @@ impl<A: MustAnswer> LocalReporter<A> {
             return Err(TrySendError::Full(()));
         }
         state.unread.extend(&records[..count]);
+        self.exchange.records_bell.set_work(true);
         drop(state);
         self.exchange.records_bell.ring();
         Ok(count)
@@ -213,29 +270,36 @@ impl<A: MustAnswer> LocalReporter<A> {
         }
         state.answers.iter().for_each(sink);
         state.answers.clear();
+        self.exchange.answers_bell.set_work(state.responder_gone);
         Ok(())
     }
 
-    /// Makes the descriptor unreadable, unless there are answers.
-    pub(crate) fn sleep(&mut self) {
-        let Chime { armed, bell } = &self.exchange.answers_bell;
-        let state = &self.exchange.state;
-        self.waiter.try_sleep(armed, bell, || {
-            let state = lock(state);
-            !state.answers.is_empty() || state.responder_gone
-        });
+    /// Behind each look: the descriptor is readable while there are completions (`more`) or answers; else
+    /// it is not, and true is returned.
+    pub(crate) fn rest(&mut self, more: bool) -> bool {
+        let exchange = &*self.exchange;
+        let chime = &exchange.answers_bell;
+        let asleep = chime.rest(&mut self.waiter, more, || exchange.has_answers());
+        if more {
+            // Completions that no answer brought wake whoever sleeps.
+            chime.ring();
+        }
+        asleep
     }
 
-    /// Makes the descriptor readable.
-    pub(crate) fn stay_readable(&self) {
-        self.exchange.answers_bell.ring();
+    /// Wants no tokens, for [`Exchange::spin`] looks for answers until the next [`rest`](Self::rest).
+    pub(crate) fn stay_awake(&mut self) {
+        self.exchange.answers_bell.stay_awake(&mut self.waiter);
     }
 }
 
 impl<A: MustAnswer> Drop for LocalReporter<A> {
     fn drop(&mut self) {
         if self.owner.is_this_process() {
-            lock(&self.exchange.state).reporter_gone = true;
+            let mut state = lock(&self.exchange.state);
+            state.reporter_gone = true;
+            self.exchange.records_bell.set_work(true);
+            drop(state);
             // Nobody owns this token, so it stays: closed is readable for ever.
             self.exchange.records_bell.bell.put();
         }
@@ -282,6 +346,7 @@ impl<A: MustAnswer> LocalResponder<A> {
         }
         let waiting = state.waiting > 0;
         let any = !state.answers.is_empty();
+        self.exchange.answers_bell.set_work(any);
         drop(guard);
         if any {
             self.exchange.answers_bell.ring();
@@ -331,7 +396,10 @@ impl<A: MustAnswer> AsFd for LocalResponder<A> {
 impl<A: MustAnswer> Drop for LocalResponder<A> {
     fn drop(&mut self) {
         if self.owner.is_this_process() {
-            lock(&self.exchange.state).responder_gone = true;
+            let mut state = lock(&self.exchange.state);
+            state.responder_gone = true;
+            self.exchange.answers_bell.set_work(true);
+            drop(state);
             self.exchange.answered.notify_all();
             // Nobody owns this token, so it stays: closed is readable for ever.
             self.exchange.answers_bell.bell.put();
@@ -356,8 +424,7 @@ impl<A: MustAnswer> LocalReader<A> {
         mut sink: impl FnMut(u32, Range<usize>),
     ) -> Result<(), TryRecvError> {
         let exchange = &*self.responder.exchange;
-        let Chime { armed, bell } = &exchange.records_bell;
-        self.waiter.enter(armed);
+        self.waiter.enter(&exchange.records_bell.armed);
         let mut guard = lock(&exchange.state);
         let state = &mut *guard;
         let (mut count, mut filled) = (0, 0);
@@ -378,18 +445,22 @@ impl<A: MustAnswer> LocalReader<A> {
         }
         let left = state.unread.iter().position(A::is_last);
         let gone = state.reporter_gone;
+        exchange.records_bell.set_work(gone || left.is_some());
         drop(guard);
-        if left.is_none() && !gone {
-            self.waiter.try_sleep(armed, bell, || {
-                let state = lock(&exchange.state);
-                !state.unread.is_empty() || state.reporter_gone
-            });
-        }
+        exchange.records_bell.rest(&mut self.waiter, gone || left.is_some(), || exchange.has_unread());
         match (count, left) {
             _ if count > 0 || most == 0 => Ok(()),
             (_, Some(last)) => Err(TryRecvError::BufferTooSmall { needed: last + 1 }),
             _ if gone => Err(TryRecvError::Closed),
             _ => Err(TryRecvError::Empty),
         }
+    }
+
+    /// Looks for groups until `until`; true when there are some.
+    pub(crate) fn spin(&mut self, until: Instant) -> bool {
+        let exchange = &*self.responder.exchange;
+        let chime = &exchange.records_bell;
+        chime.stay_awake(&mut self.waiter);
+        chime.spin(until) || !chime.rest(&mut self.waiter, false, || exchange.has_unread())
     }
 }

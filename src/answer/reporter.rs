@@ -118,9 +118,7 @@ impl<A: MustAnswer> Reporter<A> {
         let _ = self.tell_cancelled();
         let count = self.ledger.waiting().min(most);
         std::iter::from_fn(|| self.ledger.take()).take(count).for_each(sink);
-        if self.ledger.waiting() == 0 && self.end.is_none() {
-            self.link.sleep();
-        }
+        self.rest();
         match (count, self.end, read) {
             (0, Some(End::HungUp), _) => Err(TryRecvError::Closed),
             (0, Some(End::Violation(violation)), _) => Err(TryRecvError::PeerViolation(violation)),
@@ -151,9 +149,20 @@ impl<A: MustAnswer> Reporter<A> {
             self.read_every_answer();
         }
         let _ = self.tell_cancelled();
-        if self.ledger.waiting() > 0 {
-            self.link.stay_readable();
+        self.rest();
+    }
+
+    /// Wants no wake-up until the next look, for its user looks by itself.
+    #[cfg(feature = "local")]
+    pub(crate) fn stay_awake(&mut self) {
+        if let Link::Local(reporter) = &mut self.link {
+            reporter.stay_awake();
         }
+    }
+
+    /// Behind each look: sees to it that the descriptor tells what is left. True: nothing is.
+    pub(crate) fn rest(&mut self) -> bool {
+        self.link.rest(self.ledger.waiting() > 0 || self.end.is_some())
     }
 
     /// Whether `dev_id` has a group that is not completed by now.

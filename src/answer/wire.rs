@@ -117,11 +117,12 @@ impl<A: MustAnswer> RecordRx<A> {
         Ok(())
     }
 
-    /// Sleeps until a receive may bring something; false when `deadline` came first.
-    pub(crate) fn wait(&mut self, deadline: Option<Instant>) -> io::Result<bool> {
+    /// Looks for `busy_poll`, then sleeps, until a receive may bring something; false when `deadline`
+    /// came first.
+    pub(crate) fn wait(&mut self, deadline: Option<Instant>, busy_poll: Duration) -> io::Result<bool> {
         match self {
-            Self::Bare(rx) => rx.wait(deadline, Duration::ZERO),
-            Self::Headed(rx, _) => rx.wait(deadline, Duration::ZERO),
+            Self::Bare(rx) => rx.wait(deadline, busy_poll),
+            Self::Headed(rx, _) => rx.wait(deadline, busy_poll),
         }
     }
 }

@@ -27,6 +27,8 @@ struct HalfMade {
     count: usize,
     /// A page beyond the most has come.
     too_large: bool,
+    /// It waits for its last page.
+    live: bool,
 }
 
 impl Linked for HalfMade {
@@ -54,6 +56,8 @@ pub(super) struct Collector {
     /// In the order in which they began.
     live: List,
     by_key: HashMap<Key, u32>,
+    /// The group that took a page last: mostly the next one's, too.
+    latest: u32,
     devices: DeviceCounts,
     age: Duration,
     /// Completions of groups that waited too long; with the live ones never more than there are places.
@@ -64,7 +68,14 @@ impl Collector {
     /// A collector of `most` groups with up to `max_group` pages, each of which may wait for `age`.
     pub(super) fn new(most: u32, max_group: u32, age: Duration) -> Self {
         let key = Key { dev_id: 0, tag: Tag::default() };
-        let none = || HalfMade { links: Links::LONE, key, since: Instant::now(), count: 0, too_large: false };
+        let none = || HalfMade {
+            links: Links::LONE,
+            key,
+            since: Instant::now(),
+            count: 0,
+            too_large: false,
+            live: false,
+        };
         let mut groups: Box<[_]> = (0..most).map(|_| none()).collect();
         let mut free = List::new();
         (0..most).for_each(|index| free.push(&mut groups, index));
@@ -78,6 +89,7 @@ impl Collector {
             live: List::new(),
             // Twice the most, so that the table never grows, whatever was removed from it.
             by_key: HashMap::with_capacity(2 * most as usize),
+            latest: 0,
             devices: DeviceCounts::new(most, most.div_ceil(2)),
             age,
             unfinished: VecDeque::with_capacity(most as usize),
@@ -92,10 +104,11 @@ impl Collector {
     /// Takes a page that is not its group's last one.
     pub(super) fn add(&mut self, request: &FaultRequest, now: Instant) -> Result<(), Refused> {
         let key = key_of(request);
-        let index = match self.by_key.get(&key) {
-            Some(index) => *index,
+        let index = match self.place_of(&key) {
+            Some(index) => index,
             None => self.begin(key, now)?,
         };
+        self.latest = index;
         let group = &mut self.groups[index as usize];
         if group.count == self.max_group - 1 {
             group.too_large = true;
@@ -108,7 +121,7 @@ impl Collector {
 
     /// The pages that came before the last one of a group, and the group's place here, if any came.
     pub(super) fn pages_before(&self, last: &FaultRequest) -> Option<(u32, &[PgFault])> {
-        let index = *self.by_key.get(&key_of(last))?;
+        let index = self.place_of(&key_of(last))?;
         let first = index as usize * (self.max_group - 1);
         Some((index, &self.pages[first..first + self.groups[index as usize].count]))
     }
@@ -120,7 +133,9 @@ impl Collector {
 
     /// Forgets the group at `index`.
     pub(super) fn remove(&mut self, index: u32) {
-        let key = self.groups[index as usize].key;
+        let group = &mut self.groups[index as usize];
+        let key = group.key;
+        group.live = false;
         self.by_key.remove(&key);
         self.devices.remove(key.dev_id);
         self.live.remove(&mut self.groups, index);
@@ -189,10 +204,19 @@ impl Collector {
         }
         let index = self.free.pop(&mut self.groups).expect("fewer live groups than places");
         let group = &mut self.groups[index as usize];
-        (group.key, group.since, group.count, group.too_large) = (key, now, 0, false);
+        (group.key, group.since, group.count) = (key, now, 0);
+        (group.too_large, group.live) = (false, true);
         self.live.push(&mut self.groups, index);
         self.by_key.insert(key, index);
         Ok(index)
+    }
+
+    fn place_of(&self, key: &Key) -> Option<u32> {
+        let latest = &self.groups[self.latest as usize];
+        if latest.live && latest.key == *key {
+            return Some(self.latest);
+        }
+        self.by_key.get(key).copied()
     }
 
     fn find(&self, is_meant: impl Fn(&Key) -> bool) -> Option<u32> {

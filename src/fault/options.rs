@@ -28,6 +28,7 @@ pub struct Options {
     pub(super) half_made: u32,
     pub(super) half_made_age: Duration,
     pub(super) deadline: Option<Duration>,
+    pub(super) busy_poll: Duration,
 }
 
 impl Default for Options {
@@ -38,7 +39,7 @@ impl Default for Options {
 
 impl Options {
     /// IOMMU_PGFAULT v1, depth 256, half of that for one device, groups of at most 32 faults, 64 half-made
-    /// groups of at most a second, no deadline.
+    /// groups of at most a second, no deadline, no busy polling.
     pub const fn new() -> Self {
         Self {
             format: Format::IOMMU_PGFAULT_V1,
@@ -48,6 +49,7 @@ impl Options {
             half_made: 64,
             half_made_age: Duration::from_secs(1),
             deadline: None,
+            busy_poll: Duration::ZERO,
         }
     }
 
@@ -107,6 +109,14 @@ impl Options {
     #[must_use]
     pub const fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
+        self
+    }
+
+    /// How long the waits of either end look by themselves before they sleep; see
+    /// [`Options::busy_poll`](crate::Options::busy_poll) of event channels.
+    #[must_use]
+    pub const fn busy_poll(mut self, busy_poll: Duration) -> Self {
+        self.busy_poll = busy_poll;
         self
     }
 

@@ -1,5 +1,6 @@
 //! The end that reports page faults and is told how each group ended.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use crate::answer::local::{Exchange, LocalReporter};
 use crate::answer::{link::Link, reporter::Reporter};
 use crate::error::{DrainError, Error, TryRecvError};
 use crate::sync::{Condvar, Mutex, lock};
-use crate::transport::{socket as carrier, wait_for};
+use crate::transport::{socket as carrier, spin_readable, spin_until, wait_for, wait_readable};
 
 /// How often a wait looks again for answers that another thread may have taken in.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -42,6 +43,7 @@ struct Shared {
     max_group: u32,
     /// The shortest time after which something that is reported now can be due.
     shortest: Option<Duration>,
+    busy_poll: Duration,
 }
 
 /// The descriptor to poll, which takes no lock to find.
@@ -111,7 +113,8 @@ impl FaultReporter {
         };
         let (state, stop_marker) = (Mutex::new(state), Condvar::new());
         let shortest = options.deadline.into_iter().chain([options.half_made_age]).min();
-        Self(Arc::new(Shared { state, stop_marker, descriptor, depth, max_group, shortest }))
+        let busy_poll = options.busy_poll;
+        Self(Arc::new(Shared { state, stop_marker, descriptor, depth, max_group, shortest, busy_poll }))
     }
 
     /// Attaches the reporter's end of a channel that another process has made.
@@ -268,7 +271,7 @@ impl FaultReporter {
                 Err(TryRecvError::Empty) if deadline.is_none_or(|deadline| now < deadline) => {}
                 outcome => return outcome,
             }
-            wait_for(self.as_fd(), PollFlags::POLLIN, until).map_err(TryRecvError::Io)?;
+            self.0.wait(until).map_err(TryRecvError::Io)?;
         }
     }
 
@@ -422,6 +425,30 @@ impl FaultReporter {
 }
 
 impl Shared {
+    /// Looks, then sleeps, until the descriptor tells of completions, or until `until`.
+    fn wait(&self, until: Option<Instant>) -> io::Result<()> {
+        let spin_until = spin_until(until, self.busy_poll);
+        match &self.descriptor {
+            #[cfg(feature = "local")]
+            Descriptor::Local(exchange) => {
+                if let Some(spin_until) = spin_until {
+                    lock(&self.state).reporter.stay_awake();
+                    // Without the lock, which others need to report.
+                    if exchange.spin(spin_until) || !lock(&self.state).reporter.rest() {
+                        return Ok(());
+                    }
+                }
+                wait_readable(exchange.as_fd(), until)?;
+            }
+            Descriptor::Socket(socket) => {
+                if !spin_readable(socket.as_fd(), spin_until)? {
+                    wait_readable(socket.as_fd(), until)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// When a wait must look again: at `deadline`, at the `next` thing that is due, and when something
     /// could be due that is reported meanwhile.
     fn soonest(&self, deadline: Option<Instant>, next: Option<Instant>) -> Option<Instant> {

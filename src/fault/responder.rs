@@ -28,14 +28,15 @@ const MOST_OF_GROUP: usize = WRITE_MAX / PgFault::SIZE;
 pub struct FaultResponder {
     responder: Responder<PgFault>,
     answerer: Answerer<PgFault>,
+    busy_poll: Duration,
     received: u64,
 }
 
 static_assertions::assert_impl_all!(FaultResponder: Send);
 
 impl FaultResponder {
-    pub(super) fn new(responder: Responder<PgFault>) -> Self {
-        Self { answerer: responder.answerer(), responder, received: 0 }
+    pub(super) fn new(responder: Responder<PgFault>, busy_poll: Duration) -> Self {
+        Self { answerer: responder.answerer(), responder, busy_poll, received: 0 }
     }
 
     /// Attaches the responder's end of a channel that another process has made.
@@ -62,7 +63,7 @@ impl FaultResponder {
         let headed = headed(format)?;
         check_depth("depth", depth)?;
         let socket = carrier::adopt(socket)?;
-        Ok(Self::new(Responder::remote(socket, depth, headed, open)))
+        Ok(Self::new(Responder::remote(socket, depth, headed, open), Duration::ZERO))
     }
 
     /// Receives the next group into `pages` without waiting.
@@ -123,10 +124,33 @@ impl FaultResponder {
                 Err(TryRecvError::Empty) => {}
                 outcome => return outcome,
             }
-            if !self.responder.wait(deadline).map_err(TryRecvError::Io)? {
+            if !self.wait_until(deadline)? {
                 return Err(TryRecvError::Empty);
             }
         }
+    }
+
+    /// Waits until a receive may bring something, at most `timeout`; `None` waits without limit. False:
+    /// nothing came in time.
+    ///
+    /// What poll(2) on the descriptor does, with [`Options::busy_poll`](super::Options::busy_poll) before
+    /// it; to be followed by [`recv_groups`](Self::recv_groups), which may still find nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`TryRecvError::Io`].
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool, TryRecvError> {
+        self.wait_until(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
+    }
+
+    fn wait_until(&mut self, deadline: Option<Instant>) -> Result<bool, TryRecvError> {
+        self.responder.wait(deadline, self.busy_poll).map_err(TryRecvError::Io)
+    }
+
+    /// Sets how long waits look for groups before they sleep; see
+    /// [`Options::busy_poll`](super::Options::busy_poll).
+    pub fn set_busy_poll(&mut self, busy_poll: Duration) {
+        self.busy_poll = busy_poll;
     }
 
     /// Receives as many groups as wait and fit, without waiting; returns how many.

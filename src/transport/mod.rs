@@ -181,25 +181,22 @@ impl<T: Record> Rx<T> {
     /// Looks for `busy_poll`, then sleeps, until a receive may bring something; false when `deadline`
     /// came first.
     pub(crate) fn wait(&mut self, deadline: Option<Instant>, busy_poll: Duration) -> io::Result<bool> {
-        let spin_until = Instant::now() + busy_poll.min(MOST_BUSY_POLL);
-        let spin_until = deadline.map_or(spin_until, |deadline| deadline.min(spin_until));
-        match &mut self.carrier {
+        let spin_until = spin_until(deadline, busy_poll);
+        let woken = match &mut self.carrier {
             #[cfg(feature = "local")]
             RxCarrier::Local(rx) => {
-                if rx.spin(spin_until) {
+                if spin_until.is_some_and(|until| rx.spin(until)) {
                     return Ok(true);
                 }
+                wait_readable(rx.as_fd(), deadline)?
             }
             RxCarrier::Socket(rx) => {
-                // Each look is a system call here, but no sleep: the wake-up is what is saved.
-                while !busy_poll.is_zero() && Instant::now() < spin_until {
-                    if wait_readable(rx.as_fd(), Some(Instant::now()))? {
-                        return Ok(true);
-                    }
+                if spin_readable(rx.as_fd(), spin_until)? {
+                    return Ok(true);
                 }
+                wait_readable(rx.as_fd(), deadline)?
             }
-        }
-        let woken = wait_readable(self.as_fd(), deadline)?;
+        };
         self.sleeps += u64::from(woken);
         Ok(woken)
     }
@@ -284,6 +281,26 @@ impl<T: Record> AsFd for Watch<T> {
             Self::Socket(watch) => watch.as_fd(),
         }
     }
+}
+
+/// When a wait that may last until `deadline` stops to look for `busy_poll`; `None` when it does not look.
+pub(crate) fn spin_until(deadline: Option<Instant>, busy_poll: Duration) -> Option<Instant> {
+    if busy_poll.is_zero() {
+        return None;
+    }
+    let until = Instant::now() + busy_poll.min(MOST_BUSY_POLL);
+    Some(deadline.map_or(until, |deadline| deadline.min(until)))
+}
+
+/// Looks until `until` whether `fd` is readable or hung up. Each look is a system call, but no sleep: the
+/// wake-up is what is saved.
+pub(crate) fn spin_readable(fd: BorrowedFd<'_>, until: Option<Instant>) -> io::Result<bool> {
+    while until.is_some_and(|until| Instant::now() < until) {
+        if wait_readable(fd, Some(Instant::now()))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Waits until `fd` is readable or hung up; false when `deadline` came first.

@@ -25,8 +25,9 @@ fn publish(reporter: &mut Reporter<PgFault>) -> u32 {
     reporter.publish(&group, 1, |_| PgFault::default(), Instant::now()).unwrap()
 }
 
-/// Reads at most one group; its cookie.
+/// Reads at most one group; its cookie. Begins as one who has looked for it in vain.
 fn read(reader: &mut LocalReader<PgFault>) -> Option<u32> {
+    reader.spin(Instant::now());
     let mut cookie = None;
     let _ = reader.read(&mut [PgFault::default()], 1, |read, _| cookie = Some(read));
     cookie
@@ -36,8 +37,9 @@ fn answer(cookie: u32) -> PageResponse {
     PageResponse { cookie, code: PageResponseCode::SUCCESS }
 }
 
-/// Takes at most one completion; its cause.
+/// Takes at most one completion; its cause. Begins as one who looks for it.
 fn collect(reporter: &mut Reporter<PgFault>) -> Option<Cause> {
+    reporter.stay_awake();
     let mut cause = None;
     let _ = reporter.collect(1, |completion| cause = Some(completion.cause));
     cause
