@@ -35,22 +35,16 @@ impl<A: MustAnswer> Link<A> {
         }
     }
 
-    /// Sends `records`, as many of them as fit; returns how many.
-    pub(crate) fn send_each(&mut self, records: &[A]) -> Result<usize, TrySendError<()>> {
+    /// Sends the records of whole groups, as many groups as fit; returns how many records.
+    pub(crate) fn send(&mut self, records: &[A]) -> Result<usize, TrySendError<()>> {
         match self {
             #[cfg(feature = "local")]
-            Self::Local(reporter) => reporter.send(records, 1),
+            Self::Local(reporter) => reporter.send(records),
             // Where one record has room, a whole write has.
-            Self::Socket { .. } => self.send_whole(records).map(|()| records.len()),
-        }
-    }
-
-    /// Sends `records`, all of them or none.
-    pub(crate) fn send_whole(&mut self, records: &[A]) -> Result<(), TrySendError<()>> {
-        match self {
-            #[cfg(feature = "local")]
-            Self::Local(reporter) => reporter.send(records, records.len()).map(|_| ()),
-            Self::Socket { records: tx, .. } => tx.send(records.len(), |index| records[index]),
+            Self::Socket { records: tx, .. } => {
+                tx.send(records.len(), |index| records[index])?;
+                Ok(records.len())
+            }
         }
     }
 

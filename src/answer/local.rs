@@ -217,16 +217,17 @@ impl<A: MustAnswer> LocalReporter<A> {
         self.exchange.depth.min(WRITE_MAX / size_of::<A>())
     }
 
-    /// Sends as many of `records` as fit, but not fewer than `least`; returns how many.
-    pub(crate) fn send(&self, records: &[A], least: usize) -> Result<usize, TrySendError<()>> {
+    /// Sends the records of whole groups, as many groups as fit; returns how many records.
+    pub(crate) fn send(&self, records: &[A]) -> Result<usize, TrySendError<()>> {
         let mut state = lock(&self.exchange.state);
         if state.responder_gone {
             return Err(TrySendError::Closed(()));
         }
-        let count = records.len().min(self.exchange.depth - state.unread.len());
-        if count < least {
+        let room = records.len().min(self.exchange.depth - state.unread.len());
+        let Some(last) = records[..room].iter().rposition(A::is_last) else {
             return Err(TrySendError::Full(()));
-        }
+        };
+        let count = last + 1;
         state.unread.extend(&records[..count]);
         self.exchange.records_bell.set_work(true);
         drop(state);

@@ -40,38 +40,13 @@ impl<A: MustAnswer> Reporter<A> {
         self.link.most()
     }
 
-    /// Takes a group of one record, to be sent by [`flush`](Self::flush).
-    pub(crate) fn stage(&mut self, group: &Group<A>, record: A, now: Instant) -> Result<u32, PublishError> {
-        let cookie = self.open(group, now)?;
-        self.staged.push(record.grouped(cookie, true));
-        Ok(cookie)
+    /// Whether [`stage`](Self::stage) has room for a group of `count` records before a flush.
+    pub(crate) fn can_stage(&self, count: usize) -> bool {
+        self.staged.len() + count <= self.link.most()
     }
 
-    /// Whether a flush must come before the next group is staged.
-    pub(crate) fn is_stage_full(&self) -> bool {
-        self.staged.len() >= self.link.most()
-    }
-
-    /// Sends the groups of one record that are staged. Returns how many were accepted, and why the next
-    /// one was not; those behind it are as if they had never been staged.
-    pub(crate) fn flush(&mut self) -> (usize, Result<(), PublishError>) {
-        if self.staged.is_empty() {
-            return (0, Ok(()));
-        }
-        let (count, outcome) = match self.send(Link::send_each) {
-            Ok(count) if count == self.staged.len() => (count, Ok(())),
-            Ok(count) => (count, Err(PublishError::Full)),
-            Err(error) => (0, Err(error)),
-        };
-        for record in &self.staged[count..] {
-            self.ledger.undo(record.cookie());
-        }
-        self.staged.clear();
-        (count, outcome)
-    }
-
-    /// Sends a group of `count` records, whole or not at all. Nothing is staged.
-    pub(crate) fn publish(
+    /// Takes a group of `count` records, to be sent by [`flush`](Self::flush).
+    pub(crate) fn stage(
         &mut self,
         group: &Group<A>,
         count: usize,
@@ -80,12 +55,32 @@ impl<A: MustAnswer> Reporter<A> {
     ) -> Result<u32, PublishError> {
         let cookie = self.open(group, now)?;
         self.staged.extend((0..count).map(|index| record(index).grouped(cookie, index + 1 == count)));
-        let outcome = self.send(Link::send_whole);
-        self.staged.clear();
-        if outcome.is_err() {
-            self.ledger.undo(cookie);
+        Ok(cookie)
+    }
+
+    /// Sends the groups that are staged. Returns how many were accepted, and why the next one was not;
+    /// that one and those behind it are as if they had never been staged.
+    pub(crate) fn flush(&mut self) -> (usize, Result<(), PublishError>) {
+        if self.staged.is_empty() {
+            return (0, Ok(()));
         }
-        outcome.map(|()| cookie)
+        let (sent, outcome) = match self.send_staged() {
+            Ok(sent) if sent == self.staged.len() => (sent, Ok(())),
+            Ok(sent) => (sent, Err(PublishError::Full)),
+            Err(error) => (0, Err(error.into())),
+        };
+        let (accepted, refused) = self.staged.split_at(sent);
+        refused.iter().filter(|record| record.is_last()).for_each(|record| self.ledger.undo(record.cookie()));
+        let accepted = accepted.iter().filter(|record| record.is_last()).count();
+        self.staged.clear();
+        (accepted, outcome)
+    }
+
+    /// Sends what is staged, as many whole groups as fit; returns how many records.
+    fn send_staged(&mut self) -> Result<usize, TrySendError<()>> {
+        // First, so that a slot is used again only when the notice of its last group was written.
+        self.tell_cancelled()?;
+        self.link.send(&self.staged)
     }
 
     fn open(&mut self, group: &Group<A>, now: Instant) -> Result<u32, PublishError> {
@@ -93,16 +88,6 @@ impl<A: MustAnswer> Reporter<A> {
             return Err(PublishError::Closed);
         }
         self.ledger.open(group.dev_id, group.tag, now)
-    }
-
-    /// Sends what is staged with `send`.
-    fn send<T>(
-        &mut self,
-        send: impl FnOnce(&mut Link<A>, &[A]) -> Result<T, TrySendError<()>>,
-    ) -> Result<T, PublishError> {
-        // First, so that a slot is used again only when the notice of its last group was written.
-        self.tell_cancelled()?;
-        Ok(send(&mut self.link, &self.staged)?)
     }
 
     /// Takes completions out, at most `most`, of which `sink` is given each; reads no more answers from

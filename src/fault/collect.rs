@@ -27,7 +27,7 @@ struct HalfMade {
     count: usize,
     /// A page beyond the most has come.
     too_large: bool,
-    /// It waits for its last page.
+    /// It waits for its last page, and goes by its key.
     live: bool,
 }
 
@@ -35,6 +35,15 @@ impl Linked for HalfMade {
     fn links(&mut self) -> &mut Links {
         &mut self.links
     }
+}
+
+/// What came of a group before its last page.
+#[derive(Debug)]
+pub(super) struct Before<'a> {
+    pub(super) place: u32,
+    pub(super) pages: &'a [PgFault],
+    /// More came than a group can have.
+    pub(super) too_large: bool,
 }
 
 /// Why a page was not taken.
@@ -53,8 +62,10 @@ pub(super) struct Collector {
     pages: Box<[PgFault]>,
     max_group: usize,
     free: List,
-    /// In the order in which they began.
+    /// In the order in which they began; with those that leave.
     live: List,
+    /// Groups that a last page has completed, and the number of that request. They have no key any more.
+    leaving: Vec<(u32, usize)>,
     by_key: HashMap<Key, u32>,
     /// The group that took a page last: mostly the next one's, too.
     latest: u32,
@@ -87,6 +98,7 @@ impl Collector {
             max_group: max_group as usize,
             free,
             live: List::new(),
+            leaving: Vec::with_capacity(most as usize),
             // Twice the most, so that the table never grows, whatever was removed from it.
             by_key: HashMap::with_capacity(2 * most as usize),
             latest: 0,
@@ -94,11 +106,6 @@ impl Collector {
             age,
             unfinished: VecDeque::with_capacity(most as usize),
         }
-    }
-
-    /// Whether no group waits, so that a last page is a group by itself.
-    pub(super) fn is_empty(&self) -> bool {
-        self.live.len() == 0
     }
 
     /// Takes a page that is not its group's last one.
@@ -119,27 +126,74 @@ impl Collector {
         Ok(())
     }
 
-    /// The pages that came before the last one of a group, and the group's place here, if any came.
-    pub(super) fn pages_before(&self, last: &FaultRequest) -> Option<(u32, &[PgFault])> {
-        let index = self.place_of(&key_of(last))?;
-        let first = index as usize * (self.max_group - 1);
-        Some((index, &self.pages[first..first + self.groups[index as usize].count]))
+    /// Undoes the latest [`add`](Self::add) to the request's group.
+    pub(super) fn take_back(&mut self, request: &FaultRequest) {
+        if let Some(place) = self.place_of(&key_of(request)) {
+            self.groups[place as usize].count -= 1;
+            if self.groups[place as usize].count == 0 {
+                self.remove(place);
+            }
+        }
     }
 
-    /// Whether the group at `index` has more pages than one can have.
-    pub(super) fn is_too_large(&self, index: u32) -> bool {
-        self.groups[index as usize].too_large
+    /// What came of a group before its last page, if anything did.
+    pub(super) fn pages_before(&self, last: &FaultRequest) -> Option<Before<'_>> {
+        if self.by_key.is_empty() {
+            return None;
+        }
+        let place = self.place_of(&key_of(last))?;
+        let group = &self.groups[place as usize];
+        let first = place as usize * (self.max_group - 1);
+        Some(Before { place, pages: &self.pages[first..first + group.count], too_large: group.too_large })
     }
 
-    /// Forgets the group at `index`.
-    pub(super) fn remove(&mut self, index: u32) {
-        let group = &mut self.groups[index as usize];
-        let key = group.key;
+    /// Forgets the group at `place`.
+    pub(super) fn remove(&mut self, place: u32) {
+        self.unlink(place);
+        self.give_back(place);
+    }
+
+    /// Lets the group at `place` go, for the request number `request` has completed it: a new group may
+    /// come under its key. Until [`forget_leaving`](Self::forget_leaving) it can [`stay`](Self::stay).
+    pub(super) fn leave(&mut self, place: u32, request: usize) {
+        self.unlink(place);
+        self.leaving.push((place, request));
+    }
+
+    /// Whether groups are leaving.
+    pub(super) fn has_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    /// Undoes the latest [`leave`](Self::leave) if it was by the request number `request`.
+    pub(super) fn stay(&mut self, request: usize) {
+        if let Some((place, _)) = self.leaving.last().copied().filter(|(_, by)| *by == request) {
+            self.leaving.pop();
+            let group = &mut self.groups[place as usize];
+            group.live = true;
+            self.by_key.insert(group.key, place);
+        }
+    }
+
+    /// Forgets the groups that have left.
+    pub(super) fn forget_leaving(&mut self) {
+        while let Some((place, _)) = self.leaving.pop() {
+            self.give_back(place);
+        }
+    }
+
+    /// Takes the group's key off it.
+    fn unlink(&mut self, place: u32) {
+        let group = &mut self.groups[place as usize];
         group.live = false;
-        self.by_key.remove(&key);
-        self.devices.remove(key.dev_id);
-        self.live.remove(&mut self.groups, index);
-        self.free.push(&mut self.groups, index);
+        self.by_key.remove(&group.key);
+    }
+
+    /// Gives the place of a group without a key back.
+    fn give_back(&mut self, place: u32) {
+        self.devices.remove(self.groups[place as usize].key.dev_id);
+        self.live.remove(&mut self.groups, place);
+        self.free.push(&mut self.groups, place);
     }
 
     /// Forgets the groups of a device; returns how many.

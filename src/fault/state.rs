@@ -28,42 +28,40 @@ pub(super) struct Counters {
 }
 
 impl State {
-    /// Takes requests in order; adds those whose effect is final to `taken`.
+    /// Takes requests in order, up to the first that is not taken; adds those that were to `taken`.
     pub(super) fn report(
         &mut self,
         requests: &[FaultRequest],
         taken: &mut usize,
         told: &mut impl FnMut(Reported),
     ) -> Result<(), ReportError> {
-        let now = Instant::now();
         let Self { reporter, collector, markers, counters } = self;
+        let mut batch = Batch { reporter, collector, requests, taken: 0, next: 0, now: Instant::now() };
         let mut outcome = Ok(());
         for request in requests {
-            outcome = match request.kind() {
+            let reported = match request.kind() {
                 Ok(Kind::Page) => {
                     if let Some(pasid) = request.pasid {
                         markers.forget(request.dev_id, pasid);
                     }
-                    report_page(reporter, collector, requests, request, now, taken)
+                    if request.last { batch.last_page(request) } else { batch.page(request) }
                 }
-                Ok(Kind::StopMarker { pasid }) => flush(reporter, requests, taken).and_then(|()| {
-                    if collector.has_pasid(request.dev_id, pasid) {
-                        return Err(ReportError::StopMarkerInGroup(*request));
-                    }
+                Ok(Kind::StopMarker { pasid }) => batch.stop_marker(request, pasid).map(|()| {
                     markers.add(request.dev_id, pasid);
                     counters.stop_markers += 1;
-                    *taken += 1;
-                    Ok(Reported::StopMarker)
+                    Reported::StopMarker
                 }),
                 Err(error) => Err(error),
-            }
-            .map(&mut *told);
+            };
+            outcome = reported.map(&mut *told);
             if outcome.is_err() {
                 break;
             }
+            batch.next += 1;
         }
-        flush(reporter, requests, taken)?;
-        outcome
+        let flushed = batch.flush();
+        *taken = batch.taken;
+        flushed.and(outcome)
     }
 
     /// Completes what has waited too long; returns when that is due next.
@@ -79,53 +77,88 @@ impl State {
     }
 }
 
-fn report_page(
-    reporter: &mut Reporter<PgFault>,
-    collector: &mut Collector,
-    requests: &[FaultRequest],
-    request: &FaultRequest,
+/// Requests on their way to the responder together.
+struct Batch<'a> {
+    reporter: &'a mut Reporter<PgFault>,
+    collector: &'a mut Collector,
+    requests: &'a [FaultRequest],
+    /// Requests taken for good. Those between here and `next` are undone if a flush fails.
+    taken: usize,
+    /// The request that is looked at.
+    next: usize,
     now: Instant,
-    taken: &mut usize,
-) -> Result<Reported, ReportError> {
-    let group = Group { dev_id: request.dev_id, tag: request.tag() };
-    if !request.last {
-        flush(reporter, requests, taken)?;
-        collector.add(request, now).map_err(|refused| match refused {
-            Refused::Full => ReportError::HalfMadeFull(*request),
-            Refused::TooLarge => ReportError::TooLarge(*request),
-        })?;
-        *taken += 1;
-        return Ok(Reported::HalfMade);
-    }
-    let before = if collector.is_empty() { None } else { collector.pages_before(request) };
-    let Some((index, pages)) = before else {
-        if reporter.is_stage_full() {
-            flush(reporter, requests, taken)?;
-        }
-        let published = reporter.stage(&group, request.fault(), now);
-        let cookie = published.map_err(|error| ReportError::new(*request, error))?;
-        return Ok(Reported::Group { cookie });
-    };
-    flush(reporter, requests, taken)?;
-    if collector.is_too_large(index) {
-        collector.remove(index);
-        return Err(ReportError::TooLarge(*request));
-    }
-    let page = |number| pages.get(number).copied().unwrap_or_else(|| request.fault());
-    let published = reporter.publish(&group, pages.len() + 1, page, now);
-    let cookie = published.map_err(|error| ReportError::new(*request, error))?;
-    collector.remove(index);
-    *taken += 1;
-    Ok(Reported::Group { cookie })
 }
 
-/// Publishes the groups of one page that are staged; adds those accepted to `taken`.
-fn flush(
-    reporter: &mut Reporter<PgFault>,
-    requests: &[FaultRequest],
-    taken: &mut usize,
-) -> Result<(), ReportError> {
-    let (count, outcome) = reporter.flush();
-    *taken += count;
-    outcome.map_err(|error| ReportError::new(requests[*taken], error))
+impl Batch<'_> {
+    /// A page that is not the last of its group.
+    fn page(&mut self, request: &FaultRequest) -> Result<Reported, ReportError> {
+        let mut added = self.collector.add(request, self.now);
+        if added == Err(Refused::Full) && self.collector.has_leaving() {
+            // The places of the groups that leave are free again after a flush.
+            self.flush()?;
+            added = self.collector.add(request, self.now);
+        }
+        match added {
+            Ok(()) => Ok(Reported::HalfMade),
+            Err(Refused::Full) => Err(ReportError::HalfMadeFull(*request)),
+            Err(Refused::TooLarge) => Err(ReportError::TooLarge(*request)),
+        }
+    }
+
+    fn last_page(&mut self, request: &FaultRequest) -> Result<Reported, ReportError> {
+        let before = self.collector.pages_before(request);
+        let count = before.as_ref().map_or(0, |before| before.pages.len()) + 1;
+        let too_large = before.as_ref().is_some_and(|before| before.too_large);
+        if too_large || !self.reporter.can_stage(count) {
+            self.flush()?;
+        }
+        // Once more, for the flush had the collector; it has left this group alone.
+        let before = self.collector.pages_before(request);
+        let (place, pages) = before.map_or((None, &[][..]), |before| (Some(before.place), before.pages));
+        if too_large {
+            place.into_iter().for_each(|place| self.collector.remove(place));
+            return Err(ReportError::TooLarge(*request));
+        }
+        let group = Group { dev_id: request.dev_id, tag: request.tag() };
+        let page = |number| pages.get(number).copied().unwrap_or_else(|| request.fault());
+        let staged = self.reporter.stage(&group, count, page, self.now);
+        let cookie = staged.map_err(|error| ReportError::new(*request, error))?;
+        place.into_iter().for_each(|place| self.collector.leave(place, self.next));
+        Ok(Reported::Group { cookie })
+    }
+
+    /// A Stop Marker is taken only behind everything before it.
+    fn stop_marker(&mut self, request: &FaultRequest, pasid: u32) -> Result<(), ReportError> {
+        self.flush()?;
+        if self.collector.has_pasid(request.dev_id, pasid) {
+            return Err(ReportError::StopMarkerInGroup(*request));
+        }
+        self.taken = self.next + 1;
+        Ok(())
+    }
+
+    /// Publishes the groups that are staged. If not all of them are accepted, everything from the first
+    /// that was not is as if it had never been reported.
+    fn flush(&mut self) -> Result<(), ReportError> {
+        let (accepted, outcome) = self.reporter.flush();
+        let pending = self.taken.min(self.next)..self.next;
+        let refused = match outcome {
+            Ok(()) => None,
+            Err(error) => {
+                let mut last_pages = pending.clone().filter(|index| self.requests[*index].last);
+                last_pages.nth(accepted).map(|index| (index, error))
+            }
+        };
+        let taken = refused.as_ref().map_or(self.next, |(index, _)| *index);
+        for index in (taken..self.next).rev() {
+            if self.requests[index].last {
+                self.collector.stay(index);
+            } else {
+                self.collector.take_back(&self.requests[index]);
+            }
+        }
+        self.collector.forget_leaving();
+        self.taken = self.taken.max(taken);
+        refused.map_or(Ok(()), |(index, error)| Err(ReportError::new(self.requests[index], error)))
+    }
 }

@@ -22,7 +22,9 @@ fn sides(depth: u32) -> (Reporter<PgFault>, LocalReader<PgFault>, Arc<Exchange<P
 
 fn publish(reporter: &mut Reporter<PgFault>) -> u32 {
     let group = Group { dev_id: DEVICE, tag: FaultRequest::default().tag() };
-    reporter.publish(&group, 1, |_| PgFault::default(), Instant::now()).unwrap()
+    let cookie = reporter.stage(&group, 1, |_| PgFault::default(), Instant::now()).unwrap();
+    assert_eq!(reporter.flush().0, 1);
+    cookie
 }
 
 /// Reads at most one group; its cookie. Begins as one who has looked for it in vain.
