@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 
+use common::example;
 use recordfd::Options;
 use recordfd::event;
 use recordfd::uapi::AcpiNotify;
@@ -30,14 +31,6 @@ const RECORDED: [&str; 14] = [
     "fan PNP0C0B:00 0x80 Device Specific",
     "ac_adapter ACPI0003:00 0x00 Bus Check",
 ];
-
-/// The example `name`, which `cargo test` has built beside this test.
-fn example(name: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().unwrap().parent().unwrap().join("examples").join(name);
-    assert!(path.exists(), "{} is not built: run cargo build --examples", path.display());
-    path
-}
 
 fn bridge(arguments: &[&str], stdin: &str) -> Output {
     let mut child = Command::new(example("acpi_bridge"))

@@ -6,6 +6,7 @@
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -133,6 +134,14 @@ pub fn until(mut condition: impl FnMut() -> bool) -> bool {
 /// Descriptors this process has open. Of use in a process of its own only.
 pub fn open_descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// The example `name`, which `cargo test` has built beside this test.
+pub fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().unwrap().parent().unwrap().join("examples").join(name);
+    assert!(path.exists(), "{} is not built: run cargo build --examples", path.display());
+    path
 }
 
 /// Makes a channel, both ends in this process.
