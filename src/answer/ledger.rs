@@ -372,3 +372,99 @@ fn next_cookie(cookie: u32, slot_bits: u32) -> u32 {
 pub(crate) fn slot_of(cookie: u32, slot_bits: u32) -> u32 {
     cookie & ((1 << slot_bits) - 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::{FaultRequest, ResponseCode};
+    use recordfd_uapi::PgFault;
+
+    const ANSWER: Option<ResponseCode> = Some(ResponseCode::Success);
+
+    fn ledger(depth: u32) -> Ledger<PgFault> {
+        Ledger::new(depth, depth, Some(Duration::from_secs(1)))
+    }
+
+    fn open(ledger: &mut Ledger<PgFault>, dev_id: u32) -> u32 {
+        ledger.open(dev_id, FaultRequest::default().tag(), Instant::now()).unwrap()
+    }
+
+    #[test]
+    fn cookie_is_never_zero_and_differs_until_the_generations_have_come_round() {
+        for depth in [1, 2, 3, 64, 1 << 20] {
+            let bits = slot_bits(depth);
+            for slot in [0, depth / 2, depth - 1] {
+                let last = u32::MAX << bits | slot;
+                let first = next_cookie(slot, bits);
+                assert_eq!(next_cookie(last, bits), first, "the generation 0 is left out");
+                assert_eq!((slot_of(first, bits), slot_of(last, bits)), (slot, slot));
+                assert_ne!((first, next_cookie(first, bits)), (0, first), "depth {depth}");
+            }
+        }
+    }
+
+    #[test]
+    fn late_answer_is_recognised_when_the_generations_have_come_round() {
+        let mut ledger = ledger(2);
+        let held = open(&mut ledger, 1);
+        assert!(ledger.detach(1, |_| Withdrawn::Held));
+        assert_eq!(ledger.take().unwrap().cause, Cause::Detached);
+        // The other slot goes round; that of the zombie is not handed out meanwhile.
+        ledger.slots[slot_of(held, 1) as usize ^ 1].cookie |= !1;
+        for _ in 0..1000 {
+            let cookie = open(&mut ledger, 2);
+            assert!(cookie != 0 && slot_of(cookie, 1) != slot_of(held, 1));
+            assert!(ledger.open(2, FaultRequest::default().tag(), Instant::now()).is_err(), "it counts");
+            assert!(ledger.answer(cookie, ANSWER));
+            assert_eq!(ledger.take().unwrap().cookie, cookie);
+        }
+        assert!(!ledger.answer(held, ANSWER), "late");
+        assert_eq!((ledger.counters().late_answers, ledger.in_flight()), (1, 0));
+        assert!(!ledger.answer(held, ANSWER), "it is nobody's any more");
+        assert_eq!(ledger.counters().late_answers, 2);
+    }
+
+    #[test]
+    fn late_answer_before_the_completion_was_collected_frees_the_slot_with_it() {
+        let mut ledger = ledger(1);
+        let cookie = open(&mut ledger, 1);
+        ledger.detach(1, |_| Withdrawn::Held);
+        assert!(!ledger.answer(cookie, ANSWER));
+        assert_eq!(ledger.in_flight(), 1);
+        let completion = ledger.take().unwrap();
+        assert_eq!((completion.cause, completion.verdict), (Cause::Detached, ResponseCode::Invalid));
+        assert_eq!((ledger.in_flight(), ledger.take().is_none()), (0, true));
+    }
+
+    #[test]
+    fn hang_up_completes_what_is_open_and_frees_zombies() {
+        let mut ledger = ledger(4);
+        let [zombie, answered, _open] = [1, 2, 2].map(|dev_id| open(&mut ledger, dev_id));
+        ledger.detach(1, |_| Withdrawn::Held);
+        assert_eq!(ledger.take().unwrap().cookie, zombie);
+        assert_eq!(ledger.untold(), Some((1, zombie)));
+        assert!(ledger.answer(answered, None));
+        ledger.hang_up();
+        assert_eq!(ledger.untold(), None);
+        let causes: Vec<_> = std::iter::from_fn(|| ledger.take()).map(|ended| ended.cause).collect();
+        assert_eq!(causes, [Cause::BadAnswer, Cause::HungUp]);
+        assert_eq!(ledger.in_flight(), 0);
+    }
+
+    #[test]
+    fn groups_expire_in_the_order_in_which_they_were_opened() {
+        let mut ledger = ledger(4);
+        let first = open(&mut ledger, 1);
+        let due = ledger.next_deadline().unwrap();
+        let second = open(&mut ledger, 1);
+        assert!(ledger.expire(due - Duration::from_nanos(1), |_| Withdrawn::Held));
+        assert_eq!(ledger.waiting(), 0);
+        assert!(!ledger.expire(due, |_| Withdrawn::Answered), "its answer is on the way");
+        assert!(ledger.expire(due, |cookie| {
+            assert_eq!(cookie, first);
+            Withdrawn::Unread
+        }));
+        assert_eq!((ledger.take().unwrap().cookie, ledger.in_flight()), (first, 1));
+        assert!(ledger.next_deadline().unwrap() > due && ledger.find(second).is_some());
+    }
+}

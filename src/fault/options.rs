@@ -38,7 +38,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// IOMMU_PGFAULT v1, depth 256, half of that for one device, groups of at most 32 faults, 64 half-made
+    /// IOMMU_PGFAULT v1, depth 256, half of that for one device, groups of at most 32 faults, 16 half-made
     /// groups of at most a second, no deadline, no busy polling.
     pub const fn new() -> Self {
         Self {
@@ -46,7 +46,7 @@ impl Options {
             depth: 256,
             max_group: None,
             per_device: None,
-            half_made: 64,
+            half_made: 16,
             half_made_age: Duration::from_secs(1),
             deadline: None,
             busy_poll: Duration::ZERO,
@@ -90,7 +90,7 @@ impl Options {
     }
 
     /// How many groups may wait for their last page, from 1 to 2^20. One device may have half of them,
-    /// and at least one.
+    /// and at least one. Room for the pages of all is set aside: 40 bytes for each.
     #[must_use]
     pub const fn half_made(mut self, groups: u32) -> Self {
         self.half_made = groups;
