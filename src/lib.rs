@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! device side                                                              VMM side
-//! event::Sender ──> queue ──> transport ──> doorbell ──> ONE fd ──> poll ──> event::Receiver
-//!       ▲                     (local |      (wakes only                           │
-//!       │                      socket)       a sleeper)                           │
-//!       └──────────── completions ◄──── replies on the same fd ◄──────────────────┘
+//! event::Sender  ┐                                                  ┌ event::Receiver
+//! FaultReporter  ┴─> queue ──> transport ──> doorbell ──> ONE fd ──┴ FaultResponder -> guest
+//!       ▲                      (local |      (wakes only               │
+//!       │                       socket)       a sleeper)               │
+//!       └──────────── completions ◄──── replies on the same fd ◄───────┘
 //! ```
 //!
 //! `eventfd` carries a counter, so who has something to say keeps a structure next to it and a protocol
@@ -13,6 +14,7 @@
 //! counted in place, and takes the replies back on the same descriptor.
 //!
 //! * [`event`]: event channels, between threads ([`event::channel`]) or processes ([`event::socket`]).
+//! * [`fault`]: channels of IO page faults, each group of which is answered exactly once.
 //! * [`uapi`]: the records, and everything else about the bytes on the descriptor. C programs use
 //!   `recordfd.h` of that crate.
 //! * [`fd`]: passing descriptors over a socket, or to a child as its standard input.
@@ -22,8 +24,8 @@
 //!
 //! # Features
 //!
-//! * `local` (default): channels between threads of one process, [`event::channel`]. Pulls
-//!   crossbeam-queue.
+//! * `local` (default): channels between threads of one process, [`event::channel`] and
+//!   [`fault::channel`]. Pulls crossbeam-queue.
 //!
 //! # Trust
 //!

@@ -1,5 +1,86 @@
 //! Channels of IO page faults: groups go one way, their answers the other, on one descriptor, and every
 //! group that was published completes exactly once.
+//!
+//! A device side reports page requests ([`FaultReporter`]); the last page of a group publishes it. A VMM
+//! side takes whole groups and answers each ([`FaultResponder`], [`FaultGroup`]). However that goes, the
+//! reporter is told once how each group ended ([`FaultCompletion`], [`Cause`]): by its answer, or with
+//! INVALID because its device was detached, because it was not answered in time, because the answer
+//! made no sense, or because the responder is gone.
+//!
+//! Either side may make a channel and give the other end away:
+//!
+//! | | keeps the reporter | keeps the responder |
+//! |---|---|---|
+//! | threads of one process | [`channel`] gives both | |
+//! | another process | [`socket`] | [`socket_responder`] |
+//!
+//! # What an answer means
+//!
+//! | | between threads | over a socket |
+//! |---|---|---|
+//! | `respond` returned `Ok` | the answer is applied | the answer is handed over |
+//! | cookie stale or answered before | [`RespondError::StaleCookie`] | counted by the reporter as a late answer; one's own second answer is [`RespondError::StaleCookie`] |
+//! | code neither SUCCESS nor INVALID | [`RespondError::Code`], the group stays open | the same; from another program: the group completes INVALID, [`Cause::BadAnswer`] |
+//! | batch with a bad entry | short count, then the error | the same; from another program: the bad entry counts, the later ones are processed |
+//! | group completed while it is unread | it is never received | it is received, and its answer will be late |
+//!
+//! A group that was completed while the responder has it, or will, keeps its place in the channel until
+//! its late answer has come, so that the answer cannot be taken for that of another group.
+//!
+//! # Waiting
+//!
+//! Each end is one descriptor ([`AsFd`](std::os::fd::AsFd)), level-triggered: readable while groups, or
+//! completions, wait, also for one who takes one for each wake-up. Time is noticed in the owner's calls
+//! alone, so a reporter with a deadline bounds its poll by [`FaultReporter::next_deadline`]. What a call
+//! to [`process`](FaultReporter::process), [`detach`](FaultReporter::detach) or
+//! [`drain`](FaultReporter::drain) completes, a socket's descriptor does not tell of: collect it behind
+//! the call.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::os::fd::AsFd;
+//! use std::time::{Duration, Instant};
+//!
+//! use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+//! use recordfd::TryRecvError;
+//! use recordfd::fault::{self, Cause, FaultCompletion, FaultRequest, Options};
+//! use recordfd::uapi::PgFaultPerm;
+//!
+//! let (reporter, _end) = fault::socket(&Options::new().deadline(Duration::from_millis(5)))?;
+//! let perm = PgFaultPerm::READ;
+//! reporter.report(FaultRequest { dev_id: 1, perm, last: true, ..FaultRequest::default() })?;
+//!
+//! let mut completions = [FaultCompletion::default(); 64];
+//! 'served: loop {
+//!     let left = reporter.next_deadline().map(|due| due.saturating_duration_since(Instant::now()));
+//!     // A millisecond more, for poll takes whole ones.
+//!     let timeout = left.map_or(Ok(PollTimeout::NONE), |left| (left + Duration::from_millis(1)).try_into())?;
+//!     poll(&mut [PollFd::new(reporter.as_fd(), PollFlags::POLLIN)], timeout)?;
+//!     reporter.process(Instant::now());
+//!     loop {
+//!         match reporter.completions(&mut completions) {
+//!             Ok(count) => {
+//!                 for ended in &completions[..count] {
+//!                     println!("group {} of device {}: {:?}", ended.prg_index, ended.dev_id, ended.code);
+//!                     assert_eq!(ended.cause, Cause::Deadline);
+//!                 }
+//! #               break 'served;
+//!             }
+//!             Err(TryRecvError::Empty) => break,
+//!             Err(TryRecvError::Closed) => break 'served,
+//!             Err(error) => return Err(error.into()),
+//!         }
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Fork
+//!
+//! As for [event channels](crate::event#fork): an end, or an open group, that a child of fork merely
+//! inherited does nothing to the channel when it is dropped there, and a socket hangs up when the last
+//! copy of its descriptor is closed.
 
 mod collect;
 mod options;
