@@ -55,7 +55,7 @@ pub(crate) trait MustAnswer: Payload {
     fn cancelled(dev_id: u32, cookie: u32) -> Self;
 }
 
-/// Why a group completed as it did.
+/// Why a group completed as it did. (Linux answers INVALID without a reason.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Cause {

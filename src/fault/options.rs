@@ -74,7 +74,8 @@ impl Options {
         self
     }
 
-    /// The most faults of a group; never more than the depth, nor than one write of 16 KiB holds.
+    /// The most faults of a group, 32 if not set; never more than the depth, nor than one write of 16 KiB
+    /// holds. (Linux collects without a bound.)
     #[must_use]
     pub const fn max_group(mut self, faults: u32) -> Self {
         self.max_group = Some(faults);
@@ -82,7 +83,8 @@ impl Options {
     }
 
     /// How many of the groups on their way may be one device's, so that it cannot starve the others.
-    /// Half the depth if not set; a channel of one device wants all of it.
+    /// Half the depth if not set: **a channel of one device wants all of it.** (In Linux' queue one device
+    /// can crowd out every other.)
     #[must_use]
     pub const fn per_device(mut self, groups: u32) -> Self {
         self.per_device = Some(groups);
@@ -90,14 +92,16 @@ impl Options {
     }
 
     /// How many groups may wait for their last page, from 1 to 2^20. One device may have half of them,
-    /// and at least one. Room for the pages of all is set aside: 40 bytes for each.
+    /// and at least one. Room for the pages of all is set aside: 40 bytes for each. (Linux
+    /// keeps as many as a device sends.)
     #[must_use]
     pub const fn half_made(mut self, groups: u32) -> Self {
         self.half_made = groups;
         self
     }
 
-    /// How long a group may wait for its last page, from its first one on.
+    /// How long a group may wait for its last page, from its first one on. A last page that comes later
+    /// is a group by itself. (Linux keeps it until the device is detached.)
     #[must_use]
     pub const fn half_made_age(mut self, age: Duration) -> Self {
         self.half_made_age = age;
@@ -105,7 +109,7 @@ impl Options {
     }
 
     /// How long a group may go unanswered. Without it, for ever: as long as the responder lives and the
-    /// device is attached.
+    /// device is attached, as in Linux.
     #[must_use]
     pub const fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);

@@ -253,7 +253,8 @@ impl FaultReporter {
         }
     }
 
-    /// Waits for completions and takes them; `None` waits without limit. Acts on deadlines meanwhile.
+    /// Waits for completions and takes them; `None` waits without limit. Acts on deadlines meanwhile, and
+    /// looks for [`Options::busy_poll`](super::Options::busy_poll) before it sleeps.
     ///
     /// # Errors
     ///
@@ -290,7 +291,9 @@ impl FaultReporter {
         collector.waiting() + reporter.ledger().waiting()
     }
 
-    /// Waits until every published group of a device has completed, by whatever cause.
+    /// Waits until every published group of a device has completed, by whatever cause; acts on deadlines
+    /// meanwhile. The completions are then to be collected. (Linux: `drivers/iommu/io-pgfault.c`,
+    /// `iopf_queue_flush_dev()`, which waits for the handlers only, not for user space.)
     ///
     /// # Errors
     ///
@@ -324,7 +327,7 @@ impl FaultReporter {
         }
     }
 
-    /// What a function level reset takes: [`drain`](Self::drain), then [`detach`](Self::detach) whatever
+    /// What a function level reset (FLR) takes: [`drain`](Self::drain), then [`detach`](Self::detach) whatever
     /// is left.
     ///
     /// # Errors
@@ -377,7 +380,7 @@ impl FaultReporter {
         state.collector.waiting() + state.reporter.ledger().waiting()
     }
 
-    /// What was seen so far.
+    /// What was seen so far; answers count once a call has taken them in. (Linux counts nothing.)
     pub fn counters(&self) -> FaultReporterCounters {
         let state = lock(&self.0.state);
         let counters = &state.counters;

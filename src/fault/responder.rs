@@ -54,7 +54,8 @@ impl FaultResponder {
     }
 
     /// Attaches an end that another responder has received groups from, between two groups: `open` are
-    /// those it left unanswered, as its [`open_cookies`](Self::open_cookies) told.
+    /// those it left unanswered, as its [`open_cookies`](Self::open_cookies) told. (A file descriptor of
+    /// Linux' fault queue can be passed on likewise; cookies stay valid.)
     ///
     /// # Errors
     ///
@@ -239,7 +240,7 @@ impl FaultResponder {
     }
 
     /// The cookies of all groups that were received and not answered, in no order: what a snapshot must
-    /// keep, or answer first.
+    /// keep, or answer first. (Linux cannot list them.)
     pub fn open_cookies(&self) -> Vec<u32> {
         self.answerer.open_cookies()
     }
