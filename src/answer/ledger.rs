@@ -14,6 +14,7 @@
 //! a slot gets its next cookie only when nobody can answer the old one any more: the generation alone
 //! would come round within seconds. (Linux hands out the lowest free cookie at once.)
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::devices::DeviceCounts;
@@ -97,7 +98,9 @@ pub(crate) struct Ledger<A: MustAnswer> {
     slot_bits: u32,
     devices: DeviceCounts,
     deadline: Option<Duration>,
-    untold: u32,
+    /// Slots whose group the responder is to be told of, and some that have been answered since. They are
+    /// told before any slot is used again, so there are no more than slots.
+    untold: VecDeque<u32>,
     counters: LedgerCounters,
 }
 
@@ -126,7 +129,7 @@ impl<A: MustAnswer> Ledger<A> {
             slot_bits: slot_bits(depth),
             devices: DeviceCounts::new(depth, per_device),
             deadline,
-            untold: 0,
+            untold: VecDeque::with_capacity(depth as usize),
             counters: LedgerCounters::default(),
         }
     }
@@ -160,9 +163,8 @@ impl<A: MustAnswer> Ledger<A> {
             self.counters.late_answers += 1;
             return false;
         };
-        self.set_told(index);
         let slot = &mut self.slots[index as usize];
-        slot.held = false;
+        (slot.held, slot.untold) = (false, false);
         match slot.state {
             State::Open => {
                 let (verdict, cause) = match verdict {
@@ -184,24 +186,24 @@ impl<A: MustAnswer> Ledger<A> {
 
     /// Completes every open group of `dev_id` without its answer, each after `withdraw` has taken it back.
     /// False: some have an answer that is to be taken in first.
-    pub(crate) fn detach(&mut self, dev_id: u32, withdraw: impl Fn(u32) -> Withdrawn) -> bool {
+    pub(crate) fn detach(&mut self, dev_id: u32, mut withdraw: impl FnMut(u32) -> Withdrawn) -> bool {
         let mut all = true;
         for index in 0..self.slots.len() as u32 {
             let slot = &self.slots[index as usize];
             if matches!(slot.state, State::Open) && slot.dev_id == dev_id {
-                all &= self.cancel(index, Cause::Detached, &withdraw);
+                all &= self.cancel(index, Cause::Detached, &mut withdraw);
             }
         }
         all
     }
 
     /// Completes every open group whose time is up, as [`detach`](Self::detach) does those of a device.
-    pub(crate) fn expire(&mut self, now: Instant, withdraw: impl Fn(u32) -> Withdrawn) -> bool {
+    pub(crate) fn expire(&mut self, now: Instant, mut withdraw: impl FnMut(u32) -> Withdrawn) -> bool {
         while let Some(index) = self.open.first() {
             if self.next_deadline().is_none_or(|deadline| deadline > now) {
                 return true;
             }
-            if !self.cancel(index, Cause::Deadline, &withdraw) {
+            if !self.cancel(index, Cause::Deadline, &mut withdraw) {
                 return false;
             }
         }
@@ -211,9 +213,8 @@ impl<A: MustAnswer> Ledger<A> {
     /// Completes every open group, for nobody will answer any more, and frees the zombies.
     pub(crate) fn hang_up(&mut self) {
         for index in 0..self.slots.len() as u32 {
-            self.set_told(index);
             let slot = &mut self.slots[index as usize];
-            slot.held = false;
+            (slot.held, slot.untold) = (false, false);
             match slot.state {
                 State::Open => self.complete(index, A::NEGATIVE, Cause::HungUp),
                 State::Zombie => self.set_free(index),
@@ -244,16 +245,21 @@ impl<A: MustAnswer> Ledger<A> {
 
     /// A group that was completed while the responder held its cookie, which it is to be told of: its
     /// device and cookie. [`told`](Self::told) says that it was.
-    pub(crate) fn untold(&self) -> Option<(u32, u32)> {
-        if self.untold == 0 {
-            return None;
+    pub(crate) fn untold(&mut self) -> Option<(u32, u32)> {
+        while let Some(index) = self.untold.front() {
+            let slot = &self.slots[*index as usize];
+            if slot.untold {
+                return Some((slot.dev_id, slot.cookie));
+            }
+            self.untold.pop_front();
         }
-        self.slots.iter().find(|slot| slot.untold).map(|slot| (slot.dev_id, slot.cookie))
+        None
     }
 
-    pub(crate) fn told(&mut self, cookie: u32) {
-        if let Some(index) = self.held_by(cookie) {
-            self.set_told(index);
+    /// Takes note that the responder was told of the group that [`untold`](Self::untold) named.
+    pub(crate) fn told(&mut self) {
+        if let Some(index) = self.untold.pop_front() {
+            self.slots[index as usize].untold = false;
         }
     }
 
@@ -309,14 +315,14 @@ impl<A: MustAnswer> Ledger<A> {
     }
 
     /// Completes an open group that gets no answer; false when it has one.
-    fn cancel(&mut self, index: u32, cause: Cause, withdraw: impl Fn(u32) -> Withdrawn) -> bool {
+    fn cancel(&mut self, index: u32, cause: Cause, withdraw: impl FnOnce(u32) -> Withdrawn) -> bool {
         let slot = &mut self.slots[index as usize];
         match withdraw(slot.cookie) {
             Withdrawn::Answered => return false,
             Withdrawn::Unread => slot.held = false,
             Withdrawn::Held => {
                 slot.untold = true;
-                self.untold += 1;
+                self.untold.push_back(index);
             }
         }
         self.complete(index, A::NEGATIVE, cause);
@@ -336,11 +342,6 @@ impl<A: MustAnswer> Ledger<A> {
             Cause::BadAnswer => counters.bad_answer += 1,
             Cause::Unfinished => {}
         }
-    }
-
-    fn set_told(&mut self, index: u32) {
-        let untold = &mut self.slots[index as usize].untold;
-        self.untold -= u32::from(std::mem::take(untold));
     }
 
     /// Frees a slot that is in no list.

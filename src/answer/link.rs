@@ -1,10 +1,11 @@
 //! What carries the records of a reporter and brings the answers.
 
+use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 #[cfg(feature = "local")]
-use super::local::LocalReporter;
+use super::local::{self, LocalReporter};
 use super::wire::RecordTx;
 use super::{MustAnswer, Withdrawn};
 use crate::error::{TryRecvError, TrySendError};
@@ -60,16 +61,12 @@ impl<A: MustAnswer> Link<A> {
         }
     }
 
-    /// Takes back a group that is to complete without its answer.
-    pub(crate) fn withdraw(&self, cookie: u32) -> Withdrawn {
+    /// Begins to take back groups that are to complete without their answer.
+    pub(crate) fn withdrawal(&self) -> Withdrawal<'_, A> {
         match self {
             #[cfg(feature = "local")]
-            Self::Local(reporter) => reporter.withdraw(cookie),
-            // What is written is out of this side's hands.
-            Self::Socket { .. } => {
-                let _ = cookie;
-                Withdrawn::Held
-            }
+            Self::Local(reporter) => Withdrawal::Local(reporter.withdrawal()),
+            Self::Socket { .. } => Withdrawal::Socket(PhantomData),
         }
     }
 
@@ -105,6 +102,28 @@ impl<A: MustAnswer> Link<A> {
             #[cfg(feature = "local")]
             Self::Local(_) => Ok(()),
             Self::Socket { records, .. } => records.finish(),
+        }
+    }
+}
+
+/// Groups being taken back from the responder.
+#[derive(Debug)]
+pub(crate) enum Withdrawal<'a, A: MustAnswer> {
+    #[cfg(feature = "local")]
+    Local(local::Withdrawal<'a, A>),
+    Socket(PhantomData<&'a A>),
+}
+
+impl<A: MustAnswer> Withdrawal<'_, A> {
+    pub(crate) fn take_back(&mut self, cookie: u32) -> Withdrawn {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(withdrawal) => withdrawal.take_back(cookie),
+            // What is written is out of this side's hands.
+            Self::Socket(_) => {
+                let _ = cookie;
+                Withdrawn::Held
+            }
         }
     }
 }

@@ -41,6 +41,14 @@ impl List {
         if self.first == NONE { None } else { Some(self.first) }
     }
 
+    /// The slot behind `slot`, which is in this list.
+    pub(crate) fn next<T: Linked>(&self, slots: &mut [T], slot: u32) -> Option<u32> {
+        match slots[slot as usize].links().next {
+            NONE => None,
+            next => Some(next),
+        }
+    }
+
     /// Puts `slot`, which is in no list, behind the last one.
     pub(crate) fn push<T: Linked>(&mut self, slots: &mut [T], slot: u32) {
         *slots[slot as usize].links() = Links { previous: self.last, next: NONE };

@@ -18,7 +18,7 @@ use super::{AnswerError, MustAnswer, Withdrawn};
 use crate::bell::Bell;
 use crate::doorbell::{ARMED, Tokens, Waiter, ring};
 use crate::error::{Error, TryRecvError, TrySendError};
-use crate::sync::{AtomicBool, AtomicU32, Condvar, Mutex, Ordering, lock};
+use crate::sync::{AtomicBool, AtomicU32, Condvar, Mutex, MutexGuard, Ordering, lock};
 use crate::transport::Owner;
 
 #[cfg(all(test, loom))]
@@ -98,26 +98,47 @@ impl Chime {
 struct State<A: MustAnswer> {
     /// Records not read yet, at most as many as there are slots.
     unread: VecDeque<A>,
-    /// For each slot, what the responder holds.
-    held: Box<[Held]>,
+    /// For each slot, its group until it is answered or taken back.
+    places: Box<[Place]>,
     /// Answers not taken in yet: at most one for each slot.
     answers: VecDeque<A::Answer>,
-    /// Cancelled groups that the responder has not asked for yet.
-    untold: usize,
+    /// Slots of cancelled groups that the responder has not asked for yet, and some that it has answered
+    /// since.
+    untold: VecDeque<u32>,
     reporter_gone: bool,
     responder_gone: bool,
     /// Threads in [`Exchange::wait_answers`].
     waiting: u32,
 }
 
-/// A cookie that the responder has received and not answered; 0 for none.
+/// A group on its way, or none: then its cookie is 0.
 #[derive(Clone, Copy, Debug, Default)]
-struct Held {
+struct Place {
     cookie: u32,
-    /// The reporter has completed the group without its answer.
-    cancelled: bool,
-    /// The responder is to be told of that, and has not been.
-    untold: bool,
+    stage: Stage,
+    /// Its slot is in the list of the untold; groups come and go meanwhile.
+    listed: bool,
+}
+
+/// How far a group is.
+#[derive(Clone, Copy, Debug, Default)]
+enum Stage {
+    /// In the queue.
+    #[default]
+    Unread,
+    /// The responder has it.
+    Held,
+    /// The responder has it, and the reporter has completed it without its answer.
+    Cancelled {
+        /// The responder is to be told of that.
+        untold: bool,
+    },
+}
+
+impl Place {
+    fn clear(&mut self) {
+        (self.cookie, self.stage) = (0, Stage::Unread);
+    }
 }
 
 impl<A: MustAnswer> Exchange<A> {
@@ -126,9 +147,9 @@ impl<A: MustAnswer> Exchange<A> {
         let slots = depth as usize;
         let state = State {
             unread: VecDeque::with_capacity(slots),
-            held: vec![Held::default(); slots].into_boxed_slice(),
+            places: vec![Place::default(); slots].into_boxed_slice(),
             answers: VecDeque::with_capacity(slots),
-            untold: 0,
+            untold: VecDeque::with_capacity(slots),
             reporter_gone: false,
             responder_gone: false,
             waiting: 0,
@@ -228,24 +249,24 @@ impl<A: MustAnswer> LocalReporter<A> {
             return Err(TrySendError::Full(()));
         };
         let count = last + 1;
-        state.unread.extend(&records[..count]);
+        let State { unread, places, .. } = &mut *state;
+        for record in &records[..count] {
+            unread.push_back(*record);
+            if record.is_last() {
+                let cookie = record.cookie();
+                places[self.exchange.slot_of(cookie)].cookie = cookie;
+            }
+        }
         self.exchange.records_bell.set_work(true);
         drop(state);
         self.exchange.records_bell.ring();
         Ok(count)
     }
 
-    /// Takes back a group that is to complete without its answer.
-    pub(crate) fn withdraw(&self, cookie: u32) -> Withdrawn {
-        let state = &mut *lock(&self.exchange.state);
-        let held = &mut state.held[self.exchange.slot_of(cookie)];
-        if held.cookie == cookie {
-            held.cancelled = true;
-            return Withdrawn::Held;
-        }
-        let unread = state.unread.len();
-        state.unread.retain(|record| record.cookie() != cookie);
-        if state.unread.len() < unread { Withdrawn::Unread } else { Withdrawn::Answered }
+    /// Begins to take back groups that are to complete without their answer.
+    pub(crate) fn withdrawal(&self) -> Withdrawal<'_, A> {
+        let exchange = &*self.exchange;
+        Withdrawal { state: lock(&exchange.state), exchange, unread: false }
     }
 
     /// Has the responder told that the group, which it holds, was withdrawn; if the format can say so.
@@ -253,11 +274,14 @@ impl<A: MustAnswer> LocalReporter<A> {
         if !self.exchange.headed {
             return;
         }
+        let slot = self.exchange.slot_of(cookie);
         let state = &mut *lock(&self.exchange.state);
-        let held = &mut state.held[self.exchange.slot_of(cookie)];
-        if held.cookie == cookie && !held.untold {
-            held.untold = true;
-            state.untold += 1;
+        let place = &mut state.places[slot];
+        if place.cookie == cookie {
+            place.stage = Stage::Cancelled { untold: true };
+            if !std::mem::replace(&mut place.listed, true) {
+                state.untold.push_back(slot as u32);
+            }
             self.exchange.records_bell.ring();
         }
     }
@@ -307,6 +331,44 @@ impl<A: MustAnswer> Drop for LocalReporter<A> {
     }
 }
 
+/// Groups being taken back, under one lock.
+#[derive(Debug)]
+pub(crate) struct Withdrawal<'a, A: MustAnswer> {
+    state: MutexGuard<'a, State<A>>,
+    exchange: &'a Exchange<A>,
+    /// Some were unread: their records are to be taken out of the queue.
+    unread: bool,
+}
+
+impl<A: MustAnswer> Withdrawal<'_, A> {
+    pub(crate) fn take_back(&mut self, cookie: u32) -> Withdrawn {
+        let place = &mut self.state.places[self.exchange.slot_of(cookie)];
+        match place.stage {
+            _ if place.cookie != cookie => Withdrawn::Answered,
+            Stage::Unread => {
+                place.clear();
+                self.unread = true;
+                Withdrawn::Unread
+            }
+            Stage::Held | Stage::Cancelled { .. } => {
+                place.stage = Stage::Cancelled { untold: false };
+                Withdrawn::Held
+            }
+        }
+    }
+}
+
+impl<A: MustAnswer> Drop for Withdrawal<'_, A> {
+    fn drop(&mut self) {
+        if self.unread {
+            let State { unread, places, .. } = &mut *self.state;
+            let is_kept =
+                |record: &A| places[self.exchange.slot_of(record.cookie())].cookie == record.cookie();
+            unread.retain(is_kept);
+        }
+    }
+}
+
 /// What answers: the responder's end and its open groups share it. The last one dropped, nobody answers
 /// any more.
 #[derive(Debug)]
@@ -330,16 +392,17 @@ impl<A: MustAnswer> LocalResponder<A> {
                 outcome = Err(AnswerError::Code);
                 break;
             }
-            let held = state.held.get_mut(self.exchange.slot_of(cookie));
-            let Some(held) = held.filter(|held| cookie != 0 && held.cookie == cookie) else {
-                outcome = Err(AnswerError::Stale);
-                break;
+            let place = state.places.get_mut(self.exchange.slot_of(cookie));
+            let stage = match place {
+                Some(place) if cookie != 0 && place.cookie == cookie => place.stage,
+                _ => Stage::Unread,
             };
-            let Held { cancelled, untold, .. } = std::mem::take(held);
-            state.untold -= usize::from(untold);
-            // The late answer, too, for it frees the group's slot.
-            state.answers.push_back(*answer);
-            if cancelled {
+            if !matches!(stage, Stage::Unread) {
+                // The late answer, too, for it frees the group's slot.
+                state.answers.push_back(*answer);
+                state.places[self.exchange.slot_of(cookie)].clear();
+            }
+            if !matches!(stage, Stage::Held) {
                 outcome = Err(AnswerError::Stale);
                 break;
             }
@@ -366,25 +429,29 @@ impl<A: MustAnswer> LocalResponder<A> {
     }
 
     pub(crate) fn is_cancelled(&self, cookie: u32) -> bool {
-        let held = lock(&self.exchange.state).held[self.exchange.slot_of(cookie)];
-        self.exchange.headed && held.cookie == cookie && held.cancelled
+        let place = lock(&self.exchange.state).places[self.exchange.slot_of(cookie)];
+        let is_cancelled = matches!(place.stage, Stage::Cancelled { .. });
+        self.exchange.headed && place.cookie == cookie && is_cancelled
     }
 
     /// The cookie of an open group that the reporter has completed; each is told once.
     pub(crate) fn next_cancelled(&self) -> Option<u32> {
-        let state = &mut *lock(&self.exchange.state);
-        if state.untold == 0 {
-            return None;
+        let State { untold, places, .. } = &mut *lock(&self.exchange.state);
+        while let Some(slot) = untold.pop_front() {
+            let place = &mut places[slot as usize];
+            place.listed = false;
+            if matches!(place.stage, Stage::Cancelled { untold: true }) {
+                place.stage = Stage::Cancelled { untold: false };
+                return Some(place.cookie);
+            }
         }
-        let held = state.held.iter_mut().find(|held| held.untold)?;
-        held.untold = false;
-        state.untold -= 1;
-        Some(held.cookie)
+        None
     }
 
     pub(crate) fn open_cookies(&self) -> Vec<u32> {
         let state = lock(&self.exchange.state);
-        state.held.iter().map(|held| held.cookie).filter(|cookie| *cookie != 0).collect()
+        let held = state.places.iter().filter(|place| !matches!(place.stage, Stage::Unread));
+        held.map(|place| place.cookie).collect()
     }
 }
 
@@ -439,7 +506,7 @@ impl<A: MustAnswer> LocalReader<A> {
                 *page = record;
             }
             let cookie = pages[filled].cookie();
-            state.held[exchange.slot_of(cookie)] = Held { cookie, ..Held::default() };
+            state.places[exchange.slot_of(cookie)].stage = Stage::Held;
             filled = place.end;
             count += 1;
             sink(cookie, place);

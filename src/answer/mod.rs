@@ -4,7 +4,7 @@
 //! knows. In the order of a group's way: [`reporter`] opens it in its [`ledger`], which is the protocol
 //! itself (which cookies are open, what each group came to, who still owes an answer), and sends it over
 //! a [`link`]. The responder of the same process takes it from [`local`], that of another one reads
-//! it from a descriptor ([`wire`], [`responder`]) and trusts nothing it reads. [`ends`] is what both
+//! it from a descriptor ([`wire`], [`responder`], [`open`]) and trusts nothing it reads. [`ends`] is what both
 //! responders have in common.
 
 pub(crate) mod devices;
@@ -14,6 +14,7 @@ pub(crate) mod link;
 pub(crate) mod list;
 #[cfg(feature = "local")]
 pub(crate) mod local;
+pub(crate) mod open;
 pub(crate) mod reporter;
 pub(crate) mod responder;
 pub(crate) mod wire;

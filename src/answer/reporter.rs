@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::link::Link;
+use super::link::{Link, Withdrawal};
 use super::{Completion, Group, Ledger, MustAnswer, PublishError};
 use crate::error::{TryRecvError, TrySendError, Violation};
 
@@ -115,7 +115,7 @@ impl<A: MustAnswer> Reporter<A> {
 
     /// Completes every group of `dev_id` that is not answered by now.
     pub(crate) fn detach(&mut self, dev_id: u32) {
-        self.cancel(|ledger, link| ledger.detach(dev_id, |cookie| link.withdraw(cookie)));
+        self.cancel(|ledger, withdrawal| ledger.detach(dev_id, |cookie| withdrawal.take_back(cookie)));
     }
 
     /// Completes every group whose time is up and that is not answered by now.
@@ -123,14 +123,14 @@ impl<A: MustAnswer> Reporter<A> {
         if self.ledger.next_deadline().is_none_or(|deadline| deadline > now) {
             return;
         }
-        self.cancel(|ledger, link| ledger.expire(now, |cookie| link.withdraw(cookie)));
+        self.cancel(|ledger, withdrawal| ledger.expire(now, |cookie| withdrawal.take_back(cookie)));
     }
 
     /// Completes groups without their answer. `complete` says whether it met none that has one.
-    fn cancel(&mut self, complete: impl Fn(&mut Ledger<A>, &Link<A>) -> bool) {
+    fn cancel(&mut self, complete: impl Fn(&mut Ledger<A>, &mut Withdrawal<'_, A>) -> bool) {
         self.read_every_answer();
         // An answer that it meets is there to be taken in, so there are fewer each time.
-        while !complete(&mut self.ledger, &self.link) {
+        while !complete(&mut self.ledger, &mut self.link.withdrawal()) {
             self.read_every_answer();
         }
         let _ = self.tell_cancelled();
@@ -193,7 +193,7 @@ impl<A: MustAnswer> Reporter<A> {
         self.link.finish()?;
         while let Some((dev_id, cookie)) = self.ledger.untold() {
             self.link.send_cancelled(dev_id, cookie)?;
-            self.ledger.told(cookie);
+            self.ledger.told();
         }
         Ok(())
     }

@@ -1,11 +1,11 @@
 //! The responder's side of a transport. The reporter is not trusted: what it sends is checked, and what
 //! it does not read holds nobody up.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::open::OpenGroups;
 use super::wire::RecordRx;
 use super::{AnswerError, MustAnswer};
 use crate::error::{TryRecvError, TrySendError, Violation};
@@ -22,22 +22,9 @@ pub(crate) struct RemoteResponder<A: MustAnswer> {
 #[derive(Debug)]
 struct Answers<A: MustAnswer> {
     tx: socket::Tx<A::Answer>,
-    open: HashMap<u32, Open>,
-    depth: usize,
+    open: OpenGroups,
     /// Groups whose user dropped them, to be answered negatively. They are in `open` until then.
     owed: Vec<u32>,
-    /// Notices in `open` that nobody has asked for yet.
-    untold: usize,
-}
-
-/// A group that was received and not answered.
-#[derive(Clone, Copy, Debug, Default)]
-struct Open {
-    /// The reporter has completed it without its answer.
-    cancelled: bool,
-    told: bool,
-    /// It is in the batch of answers being sent.
-    answered: bool,
 }
 
 impl<A: MustAnswer> RemoteResponder<A> {
@@ -47,31 +34,32 @@ impl<A: MustAnswer> RemoteResponder<A> {
         let mut answers = Answers {
             // The kernel alone says when there is no room; there always is with an honest reporter.
             tx: socket::Tx::new(socket, u32::MAX),
-            // Twice the most, so that the table never grows, whatever was removed from it.
-            open: HashMap::with_capacity(2 * depth),
-            depth,
+            open: OpenGroups::new(depth),
             owed: Vec::with_capacity(depth),
-            untold: 0,
         };
-        answers.open.extend(open.iter().map(|cookie| (*cookie, Open::default())));
+        for cookie in open {
+            if *cookie != 0 && answers.open.check(*cookie).is_ok() {
+                answers.open.insert(*cookie);
+            }
+        }
         Self { answers: Mutex::new(answers), owner: Owner::this_process() }
     }
 
     pub(crate) fn respond(&self, cookie: u32, verdict: A::Verdict) -> Result<(), AnswerError> {
         let mut answers = lock(&self.answers);
-        if !answers.open.contains_key(&cookie) {
+        answers.flush_owed()?;
+        if !answers.open.contains(cookie) {
             return Err(AnswerError::Stale);
         }
-        answers.flush_owed()?;
         match answers.tx.send(1, |_| A::answer(cookie, verdict)) {
             // Nobody will ever take it.
             Err(error @ TrySendError::Closed(())) => {
-                answers.close(cookie);
+                answers.open.remove(cookie);
                 Err(error.into())
             }
             outcome => {
                 outcome?;
-                answers.close(cookie);
+                answers.open.remove(cookie);
                 Ok(())
             }
         }
@@ -86,27 +74,25 @@ impl<A: MustAnswer> RemoteResponder<A> {
         let (mut good, mut outcome) = (0, Ok(()));
         for answer in batch {
             let (cookie, verdict) = A::verdict(answer);
-            let open = answers.open.get_mut(&cookie).filter(|open| !open.answered);
-            outcome = match (open, verdict) {
-                (_, None) => Err(AnswerError::Code),
-                (None, _) => Err(AnswerError::Stale),
-                (Some(open), Some(_)) => {
-                    // So that a cookie that comes twice is bad the second time.
-                    open.answered = true;
-                    good += 1;
-                    continue;
-                }
-            };
-            break;
+            // Claimed, so that a cookie that comes twice is bad the second time.
+            if verdict.is_none() {
+                outcome = Err(AnswerError::Code);
+            } else if !answers.open.claim(cookie) {
+                outcome = Err(AnswerError::Stale);
+            }
+            if outcome.is_err() {
+                break;
+            }
+            good += 1;
         }
         let sent = answers.tx.send(good, |index| batch[index]);
         let count = *sent.as_ref().unwrap_or(&0);
         for (index, answer) in batch[..good].iter().enumerate() {
             let cookie = A::verdict(answer).0;
             if index < count {
-                answers.close(cookie);
-            } else if let Some(open) = answers.open.get_mut(&cookie) {
-                open.answered = false;
+                answers.open.remove(cookie);
+            } else {
+                answers.open.unclaim(cookie);
             }
         }
         match (count, sent, outcome) {
@@ -122,7 +108,7 @@ impl<A: MustAnswer> RemoteResponder<A> {
             return;
         }
         let mut answers = lock(&self.answers);
-        if answers.open.contains_key(&cookie) {
+        if answers.open.contains(cookie) {
             answers.owed.push(cookie);
             // Without room it stays owed; with nobody there, nothing is.
             let _ = answers.flush_owed();
@@ -130,23 +116,16 @@ impl<A: MustAnswer> RemoteResponder<A> {
     }
 
     pub(crate) fn is_cancelled(&self, cookie: u32) -> bool {
-        lock(&self.answers).open.get(&cookie).is_some_and(|open| open.cancelled)
+        lock(&self.answers).open.is_cancelled(cookie)
     }
 
     /// The cookie of an open group that the reporter has completed; each is told once.
     pub(crate) fn next_cancelled(&self) -> Option<u32> {
-        let mut answers = lock(&self.answers);
-        if answers.untold == 0 {
-            return None;
-        }
-        answers.untold -= 1;
-        let (cookie, open) = answers.open.iter_mut().find(|(_, open)| open.cancelled && !open.told)?;
-        open.told = true;
-        Some(*cookie)
+        lock(&self.answers).open.next_cancelled()
     }
 
     pub(crate) fn open_cookies(&self) -> Vec<u32> {
-        lock(&self.answers).open.keys().copied().collect()
+        lock(&self.answers).open.cookies()
     }
 }
 
@@ -159,25 +138,11 @@ impl<A: MustAnswer> Answers<A> {
                 outcome => outcome?,
             };
             for index in 0..sent {
-                self.close(self.owed[index]);
+                self.open.remove(self.owed[index]);
             }
             self.owed.drain(..sent);
         }
         Ok(())
-    }
-
-    fn close(&mut self, cookie: u32) {
-        if let Some(open) = self.open.remove(&cookie) {
-            self.untold -= usize::from(open.cancelled && !open.told);
-        }
-    }
-
-    /// Notes that the reporter has completed the group; its answer may have crossed the notice.
-    fn cancel(&mut self, cookie: u32) {
-        if let Some(open) = self.open.get_mut(&cookie) {
-            self.untold += usize::from(!open.cancelled);
-            open.cancelled = true;
-        }
     }
 }
 
@@ -222,15 +187,15 @@ impl<A: MustAnswer> GroupReader<A> {
                 Some(_) if part.len() == self.most => return Err(Violation::GroupTooLarge),
                 _ if cookie == 0 => return Err(Violation::ZeroCookie),
                 None if cancelled => {
-                    answers.cancel(cookie);
+                    answers.open.cancel(cookie);
                     return Ok(());
                 }
-                None if answers.open.contains_key(&cookie) => return Err(Violation::CookieOpen { cookie }),
-                None if answers.open.len() == answers.depth => return Err(Violation::TooManyOpen),
-                _ => part.push(*record),
+                None => answers.open.check(cookie)?,
+                Some(_) => {}
             }
+            part.push(*record);
             if record.is_last() {
-                answers.open.insert(cookie, Open::default());
+                answers.open.insert(cookie);
                 let place = filled..filled + part.len();
                 pages[place.clone()].copy_from_slice(part);
                 filled = place.end;

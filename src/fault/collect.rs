@@ -198,17 +198,20 @@ impl Collector {
 
     /// Forgets the groups of a device; returns how many.
     pub(super) fn discard(&mut self, dev_id: u32) -> u64 {
-        let mut discarded = 0;
-        while let Some(index) = self.find(|key| key.dev_id == dev_id) {
-            self.remove(index);
-            discarded += 1;
+        let (mut discarded, mut at) = (0, self.live.first());
+        while let Some(place) = at {
+            at = self.live.next(&mut self.groups, place);
+            if self.groups[place as usize].key.dev_id == dev_id {
+                self.remove(place);
+                discarded += 1;
+            }
         }
         discarded
     }
 
     /// Whether a group of this address space waits.
     pub(super) fn has_pasid(&self, dev_id: u32, pasid: u32) -> bool {
-        self.find(|key| key.dev_id == dev_id && key.tag.pasid == Some(pasid)).is_some()
+        self.by_key.keys().any(|key| key.dev_id == dev_id && key.tag.pasid == Some(pasid))
     }
 
     /// Completes the groups that have waited too long; returns how many.
@@ -271,10 +274,6 @@ impl Collector {
             return Some(self.latest);
         }
         self.by_key.get(key).copied()
-    }
-
-    fn find(&self, is_meant: impl Fn(&Key) -> bool) -> Option<u32> {
-        self.by_key.iter().find(|(key, _)| is_meant(key)).map(|(_, index)| *index)
     }
 }
 
