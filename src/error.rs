@@ -220,6 +220,9 @@ pub enum Violation {
     /// Something else comes, or the stream ends, before the last record of a group.
     #[error("a group of records was not ended")]
     GroupNotEnded,
+    /// The records of a group are not of one device, address space and group index.
+    #[error("the records of a group differ in what they belong to")]
+    GroupMixed,
     /// More groups are open than the channel's depth allows.
     #[error("more groups are open than the channel allows")]
     TooManyOpen,

@@ -127,11 +127,12 @@ pub(crate) enum Responder<A: MustAnswer> {
 }
 
 impl<A: MustAnswer> Responder<A> {
-    /// A responder on a socket, with at most `depth` groups open, `open` of which another one has
-    /// received.
-    pub(crate) fn remote(socket: Arc<OwnedFd>, depth: u32, headed: bool, open: &[u32]) -> Self {
-        let rx = RecordRx::new(socket.clone(), headed);
-        Self::Remote(GroupReader::new(rx, Arc::new(RemoteResponder::new(socket, depth, open))))
+    /// A responder on a socket, with at most `depth` groups open: the first one, or behind another that
+    /// has left these groups open.
+    pub(crate) fn remote(socket: Arc<OwnedFd>, depth: u32, headed: bool, resumed: Option<&[u32]>) -> Self {
+        let rx = RecordRx::new(socket.clone(), headed, resumed.is_none());
+        let responder = RemoteResponder::new(socket, depth, resumed.unwrap_or(&[]));
+        Self::Remote(GroupReader::new(rx, Arc::new(responder)))
     }
 
     pub(crate) fn answerer(&self) -> Answerer<A> {

@@ -44,7 +44,7 @@ pub(crate) struct Completion<A: MustAnswer> {
     pub(crate) cause: Cause,
 }
 
-/// How groups have completed so far, and what is open.
+/// How groups have completed so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LedgerCounters {
     pub(crate) answered: u64,
@@ -187,10 +187,10 @@ impl<A: MustAnswer> Ledger<A> {
     /// Completes every open group of `dev_id` without its answer, each after `withdraw` has taken it back.
     /// False: some have an answer that is to be taken in first.
     pub(crate) fn detach(&mut self, dev_id: u32, mut withdraw: impl FnMut(u32) -> Withdrawn) -> bool {
-        let mut all = true;
-        for index in 0..self.slots.len() as u32 {
-            let slot = &self.slots[index as usize];
-            if matches!(slot.state, State::Open) && slot.dev_id == dev_id {
+        let (mut all, mut at) = (true, self.open.first());
+        while let Some(index) = at {
+            at = self.open.next(&mut self.slots, index);
+            if self.slots[index as usize].dev_id == dev_id {
                 all &= self.cancel(index, Cause::Detached, &mut withdraw);
             }
         }
@@ -212,13 +212,14 @@ impl<A: MustAnswer> Ledger<A> {
 
     /// Completes every open group, for nobody will answer any more, and frees the zombies.
     pub(crate) fn hang_up(&mut self) {
+        while let Some(index) = self.open.first() {
+            self.complete(index, A::NEGATIVE, Cause::HungUp);
+        }
         for index in 0..self.slots.len() as u32 {
             let slot = &mut self.slots[index as usize];
             (slot.held, slot.untold) = (false, false);
-            match slot.state {
-                State::Open => self.complete(index, A::NEGATIVE, Cause::HungUp),
-                State::Zombie => self.set_free(index),
-                State::Free | State::Done(..) => {}
+            if matches!(slot.state, State::Zombie) {
+                self.set_free(index);
             }
         }
     }

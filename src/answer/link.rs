@@ -96,6 +96,15 @@ impl<A: MustAnswer> Link<A> {
         }
     }
 
+    /// Tells who waits in another thread that groups have completed by other means than answers.
+    pub(crate) fn note_completions(&self) {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(reporter) => reporter.note_completions(),
+            Self::Socket { .. } => {}
+        }
+    }
+
     /// Writes what is left of accepted records, if someone's change of the send buffer cut them.
     pub(crate) fn finish(&mut self) -> Result<(), TrySendError<()>> {
         match self {

@@ -2,8 +2,8 @@
 //! cookie, and the answers.
 //!
 //! An answer is applied when the call that gives it returns: from then on nothing else can complete its
-//! group. A group that is unread when it is withdrawn is never received. The lock is held for copying
-//! records and answers, no longer; the ledger is the reporter's alone.
+//! group. A group that is unread when it is withdrawn is never received. The ledger is the reporter's
+//! alone, so that the lock is held for little more than copying records and answers.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -28,8 +28,8 @@ mod models;
 #[derive(Debug)]
 pub(crate) struct Exchange<A: MustAnswer> {
     state: Mutex<State<A>>,
-    /// Wakes who waits for answers without the descriptor.
-    answered: Condvar,
+    /// Wakes who waits without the descriptor.
+    changed: Condvar,
     records_bell: Chime,
     answers_bell: Chime,
     depth: usize,
@@ -105,9 +105,13 @@ struct State<A: MustAnswer> {
     /// Slots of cancelled groups that the responder has not asked for yet, and some that it has answered
     /// since.
     untold: VecDeque<u32>,
+    /// A notice has come since the responder read last.
+    noticed: bool,
     reporter_gone: bool,
     responder_gone: bool,
-    /// Threads in [`Exchange::wait_answers`].
+    /// How often completions have come about.
+    changes: u64,
+    /// Threads in [`Exchange::wait_change`].
     waiting: u32,
 }
 
@@ -135,6 +139,15 @@ enum Stage {
     },
 }
 
+impl<A: MustAnswer> State<A> {
+    fn note_change(&mut self, changed: &Condvar) {
+        self.changes += 1;
+        if self.waiting > 0 {
+            changed.notify_all();
+        }
+    }
+}
+
 impl Place {
     fn clear(&mut self) {
         (self.cookie, self.stage) = (0, Stage::Unread);
@@ -150,13 +163,15 @@ impl<A: MustAnswer> Exchange<A> {
             places: vec![Place::default(); slots].into_boxed_slice(),
             answers: VecDeque::with_capacity(slots),
             untold: VecDeque::with_capacity(slots),
+            noticed: false,
             reporter_gone: false,
             responder_gone: false,
+            changes: 0,
             waiting: 0,
         };
         let exchange = Arc::new(Self {
             state: Mutex::new(state),
-            answered: Condvar::new(),
+            changed: Condvar::new(),
             records_bell: Chime::new()?,
             answers_bell: Chime::new()?,
             depth: slots,
@@ -169,16 +184,22 @@ impl<A: MustAnswer> Exchange<A> {
         Ok((reporter, LocalReader { responder, waiter: Waiter::new() }))
     }
 
-    /// Waits until there are answers to take in, the responder is gone, or it is `until`.
-    pub(crate) fn wait_answers(&self, until: Option<Instant>) {
+    /// How often completions have come about, for [`wait_change`](Self::wait_change).
+    pub(crate) fn changes(&self) -> u64 {
+        lock(&self.state).changes
+    }
+
+    /// Waits until there are answers to take in, someone has taken some in or completed groups otherwise
+    /// since `seen`, the responder is gone, or it is `until`.
+    pub(crate) fn wait_change(&self, seen: u64, until: Option<Instant>) {
         let mut state = lock(&self.state);
         state.waiting += 1;
-        while state.answers.is_empty() && !state.responder_gone {
+        while state.answers.is_empty() && state.changes == seen && !state.responder_gone {
             state = match until.map(|until| until.saturating_duration_since(Instant::now())) {
-                None => self.answered.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => break,
                 Some(left) => {
-                    let waited = self.answered.wait_timeout(state, left);
+                    let waited = self.changed.wait_timeout(state, left);
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
             };
@@ -196,16 +217,22 @@ impl<A: MustAnswer> Exchange<A> {
         lock(&self.state).responder_gone
     }
 
-    /// Whether a read would bring something, or the end.
+    /// Whether a read would bring something, a notice has come, or the end.
     fn has_unread(&self) -> bool {
         let state = lock(&self.state);
-        !state.unread.is_empty() || state.reporter_gone
+        !state.unread.is_empty() || state.noticed || state.reporter_gone
     }
 
     /// Whether there are answers to take in, or their end.
     fn has_answers(&self) -> bool {
         let state = lock(&self.state);
         !state.answers.is_empty() || state.responder_gone
+    }
+
+    /// Takes the reporter's hint of work back, unless there is some.
+    fn forget_work(&self) {
+        let state = lock(&self.state);
+        self.answers_bell.set_work(!state.answers.is_empty() || state.responder_gone);
     }
 
     fn slot_of(&self, cookie: u32) -> usize {
@@ -275,13 +302,17 @@ impl<A: MustAnswer> LocalReporter<A> {
             return;
         }
         let slot = self.exchange.slot_of(cookie);
-        let state = &mut *lock(&self.exchange.state);
+        let mut guard = lock(&self.exchange.state);
+        let state = &mut *guard;
         let place = &mut state.places[slot];
         if place.cookie == cookie {
             place.stage = Stage::Cancelled { untold: true };
             if !std::mem::replace(&mut place.listed, true) {
                 state.untold.push_back(slot as u32);
             }
+            state.noticed = true;
+            self.exchange.records_bell.set_work(true);
+            drop(guard);
             self.exchange.records_bell.ring();
         }
     }
@@ -296,7 +327,13 @@ impl<A: MustAnswer> LocalReporter<A> {
         state.answers.iter().for_each(sink);
         state.answers.clear();
         self.exchange.answers_bell.set_work(state.responder_gone);
+        state.note_change(&self.exchange.changed);
         Ok(())
+    }
+
+    /// Tells who waits that groups have completed by other means than answers.
+    pub(crate) fn note_completions(&self) {
+        lock(&self.exchange.state).note_change(&self.exchange.changed);
     }
 
     /// Behind each look: the descriptor is readable while there are completions (`more`) or answers; else
@@ -304,10 +341,16 @@ impl<A: MustAnswer> LocalReporter<A> {
     pub(crate) fn rest(&mut self, more: bool) -> bool {
         let exchange = &*self.exchange;
         let chime = &exchange.answers_bell;
+        if more {
+            // Completions that no answer brought wake whoever sleeps, or looks by itself.
+            let _guard = lock(&exchange.state);
+            chime.set_work(true);
+        }
         let asleep = chime.rest(&mut self.waiter, more, || exchange.has_answers());
         if more {
-            // Completions that no answer brought wake whoever sleeps.
             chime.ring();
+        } else if asleep {
+            exchange.forget_work();
         }
         asleep
     }
@@ -415,7 +458,7 @@ impl<A: MustAnswer> LocalResponder<A> {
         if any {
             self.exchange.answers_bell.ring();
             if waiting {
-                self.exchange.answered.notify_all();
+                self.exchange.changed.notify_all();
             }
         }
         if count > 0 { Ok(count) } else { outcome }
@@ -468,7 +511,7 @@ impl<A: MustAnswer> Drop for LocalResponder<A> {
             state.responder_gone = true;
             self.exchange.answers_bell.set_work(true);
             drop(state);
-            self.exchange.answered.notify_all();
+            self.exchange.changed.notify_all();
             // Nobody owns this token, so it stays: closed is readable for ever.
             self.exchange.answers_bell.bell.put();
         }
@@ -512,6 +555,7 @@ impl<A: MustAnswer> LocalReader<A> {
             sink(cookie, place);
         }
         let left = state.unread.iter().position(A::is_last);
+        state.noticed = false;
         let gone = state.reporter_gone;
         exchange.records_bell.set_work(gone || left.is_some());
         drop(guard);

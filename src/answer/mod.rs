@@ -52,6 +52,9 @@ pub(crate) trait MustAnswer: Payload {
 
     fn is_last(&self) -> bool;
 
+    /// Whether this record can follow `first` in one group; their cookies are the same.
+    fn is_of_group(&self, first: &Self) -> bool;
+
     /// The payload of the notice that the group `cookie` of `dev_id` was completed without its answer.
     fn cancelled(dev_id: u32, cookie: u32) -> Self;
 }

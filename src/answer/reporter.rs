@@ -78,7 +78,7 @@ impl<A: MustAnswer> Reporter<A> {
 
     /// Sends what is staged, as many whole groups as fit; returns how many records.
     fn send_staged(&mut self) -> Result<usize, TrySendError<()>> {
-        // First, so that a slot is used again only when the notice of its last group was written.
+        // First, so that notices never pile up: a slot has at most one.
         self.tell_cancelled()?;
         self.link.send(&self.staged)
     }
@@ -90,20 +90,29 @@ impl<A: MustAnswer> Reporter<A> {
         self.ledger.open(group.dev_id, group.tag, now)
     }
 
-    /// Takes completions out, at most `most`, of which `sink` is given each; reads no more answers from
-    /// a descriptor than that takes, so that it stays readable while there are more.
+    /// Takes completions out, at most `most`, of which `sink` is given each. It reads no more answers from
+    /// a descriptor than may complete that many groups, so that it stays readable while there are more.
     pub(crate) fn collect(
         &mut self,
         most: usize,
         sink: impl FnMut(Completion<A>),
     ) -> Result<usize, TryRecvError> {
-        let missing = most.saturating_sub(self.ledger.waiting());
-        let read = if missing > 0 { self.read_answers(missing) } else { Ok(()) };
+        let mut read = Ok(());
+        // Late answers complete nothing; an honest peer has no more of them than there are slots.
+        for _ in 0..=self.ledger.depth() {
+            let missing = most.saturating_sub(self.ledger.waiting());
+            if missing == 0 || self.end.is_some() || read.is_err() {
+                break;
+            }
+            read = self.read_answers(missing);
+            if self.ledger.waiting() > 0 {
+                break;
+            }
+        }
         // What cannot be told now is told later.
         let _ = self.tell_cancelled();
         let count = self.ledger.waiting().min(most);
         std::iter::from_fn(|| self.ledger.take()).take(count).for_each(sink);
-        self.rest();
         match (count, self.end, read) {
             (0, Some(End::HungUp), _) => Err(TryRecvError::Closed),
             (0, Some(End::Violation(violation)), _) => Err(TryRecvError::PeerViolation(violation)),
@@ -118,23 +127,28 @@ impl<A: MustAnswer> Reporter<A> {
         self.cancel(|ledger, withdrawal| ledger.detach(dev_id, |cookie| withdrawal.take_back(cookie)));
     }
 
-    /// Completes every group whose time is up and that is not answered by now.
-    pub(crate) fn process(&mut self, now: Instant) {
-        if self.ledger.next_deadline().is_none_or(|deadline| deadline > now) {
-            return;
+    /// Completes every group whose time is up and that is not answered by now; false when it is no
+    /// group's time.
+    pub(crate) fn process(&mut self, now: Instant) -> bool {
+        let is_due = self.ledger.next_deadline().is_some_and(|deadline| deadline <= now);
+        if is_due {
+            self.cancel(|ledger, withdrawal| ledger.expire(now, |cookie| withdrawal.take_back(cookie)));
         }
-        self.cancel(|ledger, withdrawal| ledger.expire(now, |cookie| withdrawal.take_back(cookie)));
+        is_due
     }
 
     /// Completes groups without their answer. `complete` says whether it met none that has one.
     fn cancel(&mut self, complete: impl Fn(&mut Ledger<A>, &mut Withdrawal<'_, A>) -> bool) {
         self.read_every_answer();
+        let unanswered = self.ledger.unanswered();
         // An answer that it meets is there to be taken in, so there are fewer each time.
         while !complete(&mut self.ledger, &mut self.link.withdrawal()) {
             self.read_every_answer();
         }
         let _ = self.tell_cancelled();
-        self.rest();
+        if self.ledger.unanswered() < unanswered {
+            self.link.note_completions();
+        }
     }
 
     /// Wants no wake-up until the next look, for its user looks by itself.
@@ -145,9 +159,10 @@ impl<A: MustAnswer> Reporter<A> {
         }
     }
 
-    /// Behind each look: sees to it that the descriptor tells what is left. True: nothing is.
-    pub(crate) fn rest(&mut self) -> bool {
-        self.link.rest(self.ledger.waiting() > 0 || self.end.is_some())
+    /// Behind each look: sees to it that the descriptor tells what is left, and whether there is `more`.
+    /// True: nothing is.
+    pub(crate) fn rest(&mut self, more: bool) -> bool {
+        self.link.rest(more || self.ledger.waiting() > 0 || self.end.is_some())
     }
 
     /// Whether `dev_id` has a group that is not completed by now.

@@ -184,6 +184,7 @@ impl<A: MustAnswer> GroupReader<A> {
             let cookie = record.cookie();
             match part.first() {
                 Some(first) if cancelled || first.cookie() != cookie => return Err(Violation::GroupNotEnded),
+                Some(first) if !record.is_of_group(first) => return Err(Violation::GroupMixed),
                 Some(_) if part.len() == self.most => return Err(Violation::GroupTooLarge),
                 _ if cookie == 0 => return Err(Violation::ZeroCookie),
                 None if cancelled => {

@@ -74,14 +74,16 @@ impl<A: MustAnswer> RecordTx<A> {
 #[derive(Debug)]
 pub(crate) enum RecordRx<A: MustAnswer> {
     Bare(Rx<A>),
-    /// With the number of the next record; none before the first.
+    /// With the number of the next record; none if that is not known.
     Headed(Rx<Event<A>>, Option<Sequence>),
 }
 
 impl<A: MustAnswer> RecordRx<A> {
-    pub(crate) fn new(socket: Arc<OwnedFd>, headed: bool) -> Self {
+    /// The consuming end, from the channel's first record on or from some later one.
+    pub(crate) fn new(socket: Arc<OwnedFd>, headed: bool, from_start: bool) -> Self {
         if headed {
-            Self::Headed(Rx::new(RxCarrier::Socket(socket::Rx::new(socket))), None)
+            let next = from_start.then_some(Sequence::ZERO);
+            Self::Headed(Rx::new(RxCarrier::Socket(socket::Rx::new(socket))), next)
         } else {
             Self::Bare(Rx::new(RxCarrier::Socket(socket::Rx::new(socket))))
         }

@@ -111,19 +111,24 @@ impl Collector {
     /// Takes a page that is not its group's last one.
     pub(super) fn add(&mut self, request: &FaultRequest, now: Instant) -> Result<(), Refused> {
         let key = key_of(request);
-        let index = match self.place_of(&key) {
-            Some(index) => index,
-            None => self.begin(key, now)?,
-        };
-        self.latest = index;
-        let group = &mut self.groups[index as usize];
-        if group.count == self.max_group - 1 {
-            group.too_large = true;
+        let place = self.place_of(&key);
+        if place.map_or(0, |place| self.groups[place as usize].count) == self.max_group - 1 {
             return Err(Refused::TooLarge);
         }
-        self.pages[index as usize * (self.max_group - 1) + group.count] = request.fault();
+        let place = place.map_or_else(|| self.begin(key, now), Ok)?;
+        let group = &mut self.groups[place as usize];
+        self.pages[place as usize * (self.max_group - 1) + group.count] = request.fault();
         group.count += 1;
+        self.latest = place;
         Ok(())
+    }
+
+    /// Notes that the request's group has more pages than one can have.
+    pub(super) fn set_too_large(&mut self, request: &FaultRequest, now: Instant) {
+        let key = key_of(request);
+        if let Ok(place) = self.place_of(&key).map_or_else(|| self.begin(key, now), Ok) {
+            self.groups[place as usize].too_large = true;
+        }
     }
 
     /// Undoes the latest [`add`](Self::add) to the request's group.
@@ -210,17 +215,26 @@ impl Collector {
     }
 
     /// Whether a group of this address space waits.
-    pub(super) fn has_pasid(&self, dev_id: u32, pasid: u32) -> bool {
-        self.by_key.keys().any(|key| key.dev_id == dev_id && key.tag.pasid == Some(pasid))
+    pub(super) fn has_pasid(&mut self, dev_id: u32, pasid: u32) -> bool {
+        let mut at = self.live.first();
+        while let Some(place) = at {
+            let key = self.groups[place as usize].key;
+            if key.dev_id == dev_id && key.tag.pasid == Some(pasid) {
+                return true;
+            }
+            at = self.live.next(&mut self.groups, place);
+        }
+        false
     }
 
     /// Completes the groups that have waited too long; returns how many.
     pub(super) fn expire(&mut self, now: Instant) -> u64 {
         let mut expired = 0;
         while self.next_deadline().is_some_and(|deadline| deadline <= now) {
-            let Some(index) = self.live.first() else { break };
-            let Key { dev_id, tag } = self.groups[index as usize].key;
-            self.remove(index);
+            let Some(place) = self.live.pop(&mut self.groups) else { break };
+            self.unlink(place);
+            self.free.push(&mut self.groups, place);
+            let Key { dev_id, tag } = self.groups[place as usize].key;
             self.unfinished.push_back(FaultCompletion {
                 dev_id,
                 pasid: tag.pasid,
@@ -241,7 +255,10 @@ impl Collector {
 
     /// Takes the next completion of a group that waited too long.
     pub(super) fn take(&mut self) -> Option<FaultCompletion> {
-        self.unfinished.pop_front()
+        let completion = self.unfinished.pop_front()?;
+        // It was held against its device until here, or one could fill the room of all with these.
+        self.devices.remove(completion.dev_id);
+        Some(completion)
     }
 
     /// Completions to take.

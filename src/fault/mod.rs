@@ -173,7 +173,7 @@ pub fn socket(options: &Options) -> Result<(FaultReporter, UnattachedEnd), Error
 /// As [`channel`].
 pub fn socket_responder(options: &Options) -> Result<(FaultResponder, UnattachedEnd), Error> {
     let (far, near, depth) = sockets(options)?;
-    let responder = Responder::remote(Arc::new(near), depth, headed(options.format)?, &[]);
+    let responder = Responder::remote(Arc::new(near), depth, headed(options.format)?, None);
     Ok((FaultResponder::new(responder, options.busy_poll), end(far, options, depth)))
 }
 

@@ -133,6 +133,11 @@ impl Options {
                 return Err(Error::Option { name, value: 0, reason: "it must be at least 1" });
             }
         }
+        for (name, age) in [("half_made_age", Some(self.half_made_age)), ("deadline", self.deadline)] {
+            if age == Some(Duration::ZERO) {
+                return Err(Error::Option { name, value: 0, reason: "nothing can come within no time" });
+            }
+        }
         Ok(())
     }
 

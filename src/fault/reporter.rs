@@ -1,5 +1,6 @@
 //! The end that reports page faults and is told how each group ended.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
@@ -29,10 +30,16 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// Groups are published in the order in which their last pages are reported. Dropping the last clone
 /// closes the channel: the responder reads what is left, then
 /// [`Closed`](crate::TryRecvError::Closed).
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct FaultReporter(Arc<Shared>);
 
 static_assertions::assert_impl_all!(FaultReporter: Send, Sync, Clone);
+
+impl fmt::Debug for FaultReporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaultReporter").field("depth", &self.0.depth).finish_non_exhaustive()
+    }
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -119,8 +126,8 @@ impl FaultReporter {
 
     /// Attaches the reporter's end of a channel that another process has made.
     ///
-    /// `format` is what the maker told, and the options' depth must be what it told
-    /// ([`UnattachedEnd::info`](crate::UnattachedEnd::info)); the other options are the caller's. Calls
+    /// `format` is what the maker told, whatever the options' format, and the options' depth must be what
+    /// it told ([`UnattachedEnd::info`](crate::UnattachedEnd::info)); the other options are the caller's. Calls
     /// fcntl(2) and recvmsg(2) only.
     ///
     /// # Errors
@@ -232,25 +239,12 @@ impl FaultReporter {
     /// gone and everything was collected, [`TryRecvError::PeerViolation`] likewise when it broke the
     /// format.
     pub fn completions(&self, out: &mut [FaultCompletion]) -> Result<usize, TryRecvError> {
-        let State { reporter, collector, .. } = &mut *lock(&self.0.state);
         let mut slots = out.iter_mut();
-        let mut count = 0;
-        while collector.waiting() > 0 && slots.len() > 0 {
-            if let (Some(slot), Some(completion)) = (slots.next(), collector.take()) {
-                *slot = completion;
-                count += 1;
-            }
-        }
-        let collected = reporter.collect(slots.len(), |completion| {
+        lock(&self.0.state).collect(slots.len(), |completion| {
             if let Some(slot) = slots.next() {
-                *slot = completion.into();
+                *slot = completion;
             }
-        });
-        match collected {
-            Ok(more) => Ok(count + more),
-            Err(_) if count > 0 => Ok(count),
-            Err(error) => Err(error),
-        }
+        })
     }
 
     /// Waits for completions and takes them; `None` waits without limit. Acts on deadlines meanwhile, and
@@ -284,15 +278,14 @@ impl FaultReporter {
     /// `drivers/iommu/iommufd/fault.c`, `iommufd_auto_response_faults()`, and
     /// `drivers/iommu/io-pgfault.c`, `iopf_queue_remove_device()`.)
     pub fn detach(&self, dev_id: u32) -> usize {
-        let State { reporter, collector, markers, counters } = &mut *lock(&self.0.state);
-        counters.discarded += collector.discard(dev_id);
-        markers.discard(dev_id);
-        reporter.detach(dev_id);
-        collector.waiting() + reporter.ledger().waiting()
+        let mut state = lock(&self.0.state);
+        state.detach(dev_id);
+        state.waiting()
     }
 
     /// Waits until every published group of a device has completed, by whatever cause; acts on deadlines
-    /// meanwhile. The completions are then to be collected. (Linux: `drivers/iommu/io-pgfault.c`,
+    /// meanwhile. It takes in what has been answered, of other devices, too: collect that behind it, also
+    /// after an error. (Linux: `drivers/iommu/io-pgfault.c`,
     /// `iopf_queue_flush_dev()`, which waits for the handlers only, not for user space.)
     ///
     /// # Errors
@@ -302,22 +295,25 @@ impl FaultReporter {
         let deadline = Instant::now().checked_add(timeout);
         loop {
             let now = Instant::now();
-            let next = {
-                let mut state = lock(&self.0.state);
-                let next = state.process(now);
-                if !state.reporter.has_open(dev_id) {
-                    return Ok(());
-                }
-                next
-            };
+            let mut state = lock(&self.0.state);
+            let next = state.process(now);
+            if !state.has_open(dev_id) {
+                return Ok(());
+            }
             if deadline.is_some_and(|deadline| now >= deadline) {
                 return Err(DrainError::Timeout);
             }
             let until = self.0.soonest(deadline, next);
             match &self.0.descriptor {
                 #[cfg(feature = "local")]
-                Descriptor::Local(exchange) => exchange.wait_answers(until),
+                Descriptor::Local(exchange) => {
+                    // Before the lock goes, without which nothing completes.
+                    let seen = exchange.changes();
+                    drop(state);
+                    exchange.wait_change(seen, until);
+                }
                 Descriptor::Socket(socket) => {
+                    drop(state);
                     // Another thread may take in the answer that this one waits for.
                     let look = now + LOOK_AGAIN;
                     let until = until.map_or(look, |until| until.min(look));
@@ -347,7 +343,8 @@ impl FaultReporter {
     ///
     /// # Errors
     ///
-    /// [`DrainError::Timeout`].
+    /// [`DrainError::Timeout`], also when the device was detached or the responder is gone meanwhile: what
+    /// a marker tells of is the device alone.
     pub fn wait_stop_marker(&self, dev_id: u32, pasid: u32, timeout: Duration) -> Result<(), DrainError> {
         let deadline = Instant::now().checked_add(timeout);
         let mut state = lock(&self.0.state);
@@ -377,7 +374,7 @@ impl FaultReporter {
     pub fn process(&self, now: Instant) -> usize {
         let mut state = lock(&self.0.state);
         state.process(now);
-        state.collector.waiting() + state.reporter.ledger().waiting()
+        state.waiting()
     }
 
     /// What was seen so far; answers count once a call has taken them in. (Linux counts nothing.)
@@ -437,7 +434,7 @@ impl Shared {
                 if let Some(spin_until) = spin_until {
                     lock(&self.state).reporter.stay_awake();
                     // Without the lock, which others need to report.
-                    if exchange.spin(spin_until) || !lock(&self.state).reporter.rest() {
+                    if exchange.spin(spin_until) || !lock(&self.state).rest() {
                         return Ok(());
                     }
                 }

@@ -126,6 +126,14 @@ impl MustAnswer for PgFault {
         self.flags.contains(PgFaultFlags::LAST_PAGE)
     }
 
+    fn is_of_group(&self, first: &Self) -> bool {
+        let key = |fault: &Self| {
+            let has_pasid = fault.flags.contains(PgFaultFlags::PASID_VALID);
+            (fault.dev_id, has_pasid, fault.pasid, fault.grpid)
+        };
+        key(self) == key(first)
+    }
+
     fn cancelled(dev_id: u32, cookie: u32) -> Self {
         let request = FaultRequest { dev_id, ..FaultRequest::default() };
         request.fault().grouped(cookie, true)
@@ -199,7 +207,11 @@ pub enum Reported {
     StopMarker,
 }
 
-/// A request was not taken; it is given back, and everything is as it was before.
+/// A request was not taken; it is given back, and everything is as it was before, but for what
+/// [`TooLarge`](Self::TooLarge) says.
+///
+/// There is room again when completions were collected, and between threads also when the responder has
+/// received; no wake-up tells of the latter.
 ///
 /// A device is owed a response for the last page of a group. If that one is not taken, and not
 /// reported again, the caller gives the response itself: INVALID.
@@ -212,8 +224,8 @@ pub enum ReportError {
     DeviceFull(FaultRequest),
     /// Too many groups wait for their last page, all in all or of this device (`EAGAIN`).
     HalfMadeFull(FaultRequest),
-    /// The group has more faults than one can have (`EMSGSIZE`). With the last page the whole group is
-    /// forgotten.
+    /// The group has more faults than one can have (`EMSGSIZE`): it is refused with its last page, too,
+    /// and forgotten then.
     TooLarge(FaultRequest),
     /// A Stop Marker while a group of its PASID waits for the last page (`EINVAL`).
     StopMarkerInGroup(FaultRequest),

@@ -24,7 +24,6 @@ const MOST_OF_GROUP: usize = WRITE_MAX / PgFault::SIZE;
 /// Every group that it receives must be answered; the groups may be kept, moved to other threads and
 /// answered in any order. On a socket the reporter is not trusted: what it sends is checked, and what
 /// it does not read holds up nobody but its own answers.
-#[derive(Debug)]
 pub struct FaultResponder {
     responder: Responder<PgFault>,
     answerer: Answerer<PgFault>,
@@ -33,6 +32,12 @@ pub struct FaultResponder {
 }
 
 static_assertions::assert_impl_all!(FaultResponder: Send);
+
+impl fmt::Debug for FaultResponder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaultResponder").field("received", &self.received).finish_non_exhaustive()
+    }
+}
 
 impl FaultResponder {
     pub(super) fn new(responder: Responder<PgFault>, busy_poll: Duration) -> Self {
@@ -50,7 +55,10 @@ impl FaultResponder {
     /// [`Error::Format`] when `format` is none of page faults, [`Error::Option`] for a depth out of
     /// range, [`Error::NotASocket`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Error> {
-        Self::resume_socket(socket, format, depth, &[])
+        let headed = headed(format)?;
+        check_depth("depth", depth)?;
+        let responder = Responder::remote(carrier::adopt(socket)?, depth, headed, None);
+        Ok(Self::new(responder, Duration::ZERO))
     }
 
     /// Attaches an end that another responder has received groups from, between two groups: `open` are
@@ -64,13 +72,14 @@ impl FaultResponder {
         let headed = headed(format)?;
         check_depth("depth", depth)?;
         let socket = carrier::adopt(socket)?;
-        Ok(Self::new(Responder::remote(socket, depth, headed, open), Duration::ZERO))
+        let responder = Responder::remote(socket, depth, headed, Some(open));
+        Ok(Self::new(responder, Duration::ZERO))
     }
 
     /// Receives the next group into `pages` without waiting.
     ///
-    /// The group is whole, its last page has LAST_PAGE, and all carry its cookie. On a socket each page
-    /// takes a read; [`recv_groups`](Self::recv_groups) takes many with one.
+    /// The group is whole, its last page has LAST_PAGE, and all carry its cookie, device, PASID and group
+    /// index. What else they say is the reporter's word. On a socket each page takes a read; [`recv_groups`](Self::recv_groups) takes many with one.
     ///
     /// # Errors
     ///
@@ -91,8 +100,8 @@ impl FaultResponder {
         Err(TryRecvError::Empty)
     }
 
-    /// Receives the next group into `pages`; waits for it without limit, also when a signal comes in
-    /// between.
+    /// Receives the next group into `pages`; waits for it without limit, also when a signal or a notice
+    /// ([`next_cancelled`](Self::next_cancelled)) comes in between.
     ///
     /// # Errors
     ///
@@ -125,7 +134,9 @@ impl FaultResponder {
                 Err(TryRecvError::Empty) => {}
                 outcome => return outcome,
             }
-            if !self.wait_until(deadline)? {
+            // A peer that keeps the descriptor readable without a group does not make this last longer.
+            let is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if is_over || !self.wait_until(deadline)? {
                 return Err(TryRecvError::Empty);
             }
         }
@@ -157,8 +168,8 @@ impl FaultResponder {
     /// Receives as many groups as wait and fit, without waiting; returns how many.
     ///
     /// Their pages follow each other in `pages`, [`FaultGroup::range`] tells where; the groups are put
-    /// into the first places of `groups`. What is overwritten there is dropped, and so answered INVALID.
-    /// On a socket this is one read of at most as many pages as `groups` has places.
+    /// into the first places of `groups` that are `None`. On a socket this is one read of at most as many
+    /// pages as `groups` has such places, and more only if that brings no whole group.
     ///
     /// # Errors
     ///
@@ -187,18 +198,23 @@ impl FaultResponder {
         pages: &mut [PgFault],
         groups: &mut [Option<FaultGroup>],
     ) -> Result<usize, TryRecvError> {
-        // Dropped here, not in the read, which holds a lock that dropping a group takes.
-        groups.fill_with(|| None);
-        let mut slots = groups.iter_mut();
+        let most = groups.iter().filter(|group| group.is_none()).count();
+        let mut slots = groups.iter_mut().filter(|group| group.is_none());
         let mut count = 0;
-        self.responder.read(pages, slots.len(), |token| {
-            if let Some(slot) = slots.next() {
-                *slot = Some(FaultGroup(token));
-                count += 1;
+        // A read may bring a part of a group, or a notice; a group has so many pages at most.
+        for _ in 0..=MOST_OF_GROUP {
+            self.responder.read(pages, most, |token| {
+                if let Some(slot) = slots.next() {
+                    *slot = Some(FaultGroup(token));
+                    count += 1;
+                }
+            })?;
+            if count > 0 || most == 0 {
+                self.received += count as u64;
+                return Ok(count);
             }
-        })?;
-        self.received += count as u64;
-        if count == 0 && !groups.is_empty() { Err(TryRecvError::Empty) } else { Ok(count) }
+        }
+        Err(TryRecvError::Empty)
     }
 
     /// Answers a group by its cookie; see [`FaultGroup::into_cookie`].
@@ -233,8 +249,9 @@ impl FaultResponder {
     /// The cookie of an open group that the reporter has completed without its answer; each is told once.
     ///
     /// Nothing is to be done about its pages any more, but the group is still to be answered or dropped:
-    /// until then it takes up room in the channel. In format v2 only; look after each wake-up. (Linux
-    /// has no such notice: there the answer fails.)
+    /// until then it takes up room in the channel. In format v2 only. A notice makes the descriptor
+    /// readable, but no receive returns it: look after each receive that found nothing, before sleeping.
+    /// (Linux has no such notice: there the answer fails.)
     pub fn next_cancelled(&self) -> Option<u32> {
         self.answerer.next_cancelled()
     }
@@ -261,13 +278,21 @@ impl AsFd for FaultResponder {
 /// A group of page faults that must be answered.
 ///
 /// Dropping it answers INVALID: at once, or at the responder's next call if there is no room for the
-/// answer. (Linux answers INVALID when the device is detached.) It may outlive the responder, and keeps
-/// the channel open as long.
-#[derive(Debug)]
+/// answer. (Linux answers INVALID when the device is detached.)
+///
+/// It may outlive the responder. As long as it does the reporter sees no hang-up, though nobody receives
+/// what it reports meanwhile: that completes when the last group is answered or dropped.
 #[must_use = "a group of page faults must be answered; dropping it answers INVALID"]
 pub struct FaultGroup(Token<PgFault>);
 
 static_assertions::assert_impl_all!(FaultGroup: Send, Sync);
+
+impl fmt::Debug for FaultGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (cookie, range) = (self.cookie(), self.range());
+        f.debug_struct("FaultGroup").field("cookie", &cookie).field("range", &range).finish_non_exhaustive()
+    }
+}
 
 impl FaultGroup {
     /// What the answer names; opaque.

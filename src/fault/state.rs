@@ -5,10 +5,11 @@ use std::time::Instant;
 use recordfd_uapi::PgFault;
 
 use super::collect::{Collector, Refused};
-use super::request::{FaultRequest, Kind, ReportError, Reported};
+use super::request::{FaultCompletion, FaultRequest, Kind, ReportError, Reported};
 use super::stop::StopMarkers;
 use crate::answer::Group;
 use crate::answer::reporter::Reporter;
+use crate::error::TryRecvError;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -64,11 +65,55 @@ impl State {
         flushed.and(outcome)
     }
 
+    /// Takes completions out, at most `most`, of which `sink` is given each.
+    pub(super) fn collect(
+        &mut self,
+        most: usize,
+        mut sink: impl FnMut(FaultCompletion),
+    ) -> Result<usize, TryRecvError> {
+        let unfinished = self.collector.waiting().min(most);
+        std::iter::from_fn(|| self.collector.take()).take(unfinished).for_each(&mut sink);
+        let collected = self.reporter.collect(most - unfinished, |completion| sink(completion.into()));
+        self.rest();
+        match collected {
+            Err(_) if unfinished > 0 => Ok(unfinished),
+            outcome => Ok(outcome? + unfinished),
+        }
+    }
+
+    /// Completes the groups of a device that are not answered, and forgets its half-made ones.
+    pub(super) fn detach(&mut self, dev_id: u32) {
+        self.counters.discarded += self.collector.discard(dev_id);
+        self.markers.discard(dev_id);
+        self.reporter.detach(dev_id);
+        self.rest();
+    }
+
     /// Completes what has waited too long; returns when that is due next.
     pub(super) fn process(&mut self, now: Instant) -> Option<Instant> {
-        self.counters.unfinished += self.collector.expire(now);
-        self.reporter.process(now);
+        let expired = self.collector.expire(now);
+        self.counters.unfinished += expired;
+        if self.reporter.process(now) || expired > 0 {
+            self.rest();
+        }
         self.next_deadline()
+    }
+
+    /// Whether a device has a published group that is not completed by now.
+    pub(super) fn has_open(&mut self, dev_id: u32) -> bool {
+        let has_open = self.reporter.has_open(dev_id);
+        self.rest();
+        has_open
+    }
+
+    /// Completions to collect.
+    pub(super) fn waiting(&self) -> usize {
+        self.collector.waiting() + self.reporter.ledger().waiting()
+    }
+
+    /// Behind each look: sees to it that the descriptor tells what is left. True: nothing is.
+    pub(super) fn rest(&mut self) -> bool {
+        self.reporter.rest(self.collector.waiting() > 0)
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
@@ -101,7 +146,14 @@ impl Batch<'_> {
         match added {
             Ok(()) => Ok(Reported::HalfMade),
             Err(Refused::Full) => Err(ReportError::HalfMadeFull(*request)),
-            Err(Refused::TooLarge) => Err(ReportError::TooLarge(*request)),
+            Err(Refused::TooLarge) => {
+                self.flush()?;
+                // Not before the caller is told, as below.
+                if self.next == 0 {
+                    self.collector.set_too_large(request, self.now);
+                }
+                Err(ReportError::TooLarge(*request))
+            }
         }
     }
 
@@ -116,7 +168,10 @@ impl Batch<'_> {
         let before = self.collector.pages_before(request);
         let (place, pages) = before.map_or((None, &[][..]), |before| (Some(before.place), before.pages));
         if too_large {
-            place.into_iter().for_each(|place| self.collector.remove(place));
+            // Not before the caller is told, which behind others of the batch it is by the next call.
+            if self.next == 0 {
+                place.into_iter().for_each(|place| self.collector.remove(place));
+            }
             return Err(ReportError::TooLarge(*request));
         }
         let group = Group { dev_id: request.dev_id, tag: request.tag() };
@@ -158,6 +213,8 @@ impl Batch<'_> {
             }
         }
         self.collector.forget_leaving();
+        // What was undone is not looked at again.
+        self.next = taken;
         self.taken = self.taken.max(taken);
         refused.map_or(Ok(()), |(index, error)| Err(ReportError::new(self.requests[index], error)))
     }

@@ -44,6 +44,7 @@ fn collect(reporter: &mut Reporter<PgFault>) -> Option<Cause> {
     reporter.stay_awake();
     let mut cause = None;
     let _ = reporter.collect(1, |completion| cause = Some(completion.cause));
+    reporter.rest(false);
     cause
 }
 
@@ -125,5 +126,55 @@ fn group_detached_while_it_is_answered_completes_once_and_as_its_responder_was_t
         assert_eq!(cause == Cause::Answered, answered, "the responder was told otherwise");
         assert!(collect(&mut reporter).is_none(), "a group completed twice");
         assert_eq!(reporter.ledger().in_flight(), 0, "a slot was not freed");
+    });
+}
+
+#[test]
+fn who_waits_for_a_device_is_told_though_another_thread_takes_the_answer() {
+    loom::model(|| {
+        let (mut reporter, mut reader, exchange) = sides(2);
+        publish(&mut reporter);
+        let cookie = read(&mut reader).unwrap();
+        let reporter = Arc::new(Mutex::new(reporter));
+        let answering = thread::spawn(move || {
+            reader.responder.respond_batch(&[answer(cookie)]).unwrap();
+            reader
+        });
+        let draining = reporter.clone();
+        let drain = thread::spawn(move || {
+            loop {
+                let mut reporter = lock(&draining);
+                if !reporter.has_open(DEVICE) {
+                    break;
+                }
+                let seen = exchange.changes();
+                drop(reporter);
+                exchange.wait_change(seen, None);
+            }
+        });
+        let _ = collect(&mut lock(&reporter));
+        drain.join().unwrap();
+        answering.join().unwrap();
+    });
+}
+
+#[test]
+fn notice_wakes_a_responder_that_has_stopped_looking() {
+    loom::model(|| {
+        let (mut reporter, mut reader, exchange) = sides(2);
+        publish(&mut reporter);
+        let cookie = read(&mut reader).unwrap();
+        assert_eq!(read(&mut reader), None);
+        let thread = thread::spawn(move || {
+            reporter.detach(DEVICE);
+            reporter
+        });
+        let told = reader.responder.next_cancelled();
+        let woken = reader.spin(Instant::now());
+        let _reporter = thread.join().unwrap();
+        if told.is_none() && !woken {
+            assert!(exchange.records_bell.bell.is_readable(), "lost wake-up: a notice");
+        }
+        assert_eq!(told.or_else(|| reader.responder.next_cancelled()), Some(cookie));
     });
 }
