@@ -30,7 +30,7 @@ pub(crate) struct DeviceCounts {
 }
 
 impl DeviceCounts {
-    /// Counts up to `total` in all, at least 1, and `most` of one device.
+    /// Counts for up to `total` devices at a time, at least 1, and up to `most` for each.
     pub(crate) fn new(total: u32, most: u32) -> Self {
         let device = |_| Device { links: Links::LONE, dev_id: 0, count: 0 };
         let mut devices: Box<[_]> = (0..total).map(device).collect();
@@ -40,25 +40,25 @@ impl DeviceCounts {
         Self { devices, idle, by_id: HashMap::with_capacity(2 * total as usize), last: 0, most }
     }
 
-    /// Counts one more; false when the device is at its bound, or all are at theirs.
-    pub(crate) fn add(&mut self, dev_id: u32) -> bool {
+    /// Counts `weight` more; false when that is beyond the device's bound, or all places are taken. What is
+    /// more than the bound by itself is taken by a device that has nothing else.
+    pub(crate) fn add(&mut self, dev_id: u32, weight: u32) -> bool {
         let Some(place) = self.find(dev_id).or_else(|| self.settle(dev_id)) else { return false };
         let device = &mut self.devices[place as usize];
-        if device.count >= self.most {
+        if device.count == 0 {
+            self.idle.remove(&mut self.devices, place);
+        } else if device.count.saturating_add(weight) > self.most {
             return false;
         }
-        device.count += 1;
-        if device.count == 1 {
-            self.idle.remove(&mut self.devices, place);
-        }
+        self.devices[place as usize].count += weight;
         true
     }
 
-    /// Counts one less.
-    pub(crate) fn remove(&mut self, dev_id: u32) {
+    /// Counts `weight` less.
+    pub(crate) fn remove(&mut self, dev_id: u32, weight: u32) {
         if let Some(place) = self.find(dev_id) {
             let device = &mut self.devices[place as usize];
-            device.count -= 1;
+            device.count -= weight;
             if device.count == 0 {
                 self.idle.push(&mut self.devices, place);
             }
@@ -101,10 +101,10 @@ mod tests {
     #[test]
     fn device_at_its_bound_is_refused_and_another_is_not() {
         let mut counts = DeviceCounts::new(4, 2);
-        assert!(counts.add(7) && counts.add(7) && !counts.add(7));
-        assert!(counts.add(0) && counts.add(9), "devices with room");
-        counts.remove(7);
-        assert!(counts.add(7) && !counts.add(7));
+        assert!(counts.add(7, 1) && counts.add(7, 1) && !counts.add(7, 1));
+        assert!(counts.add(0, 9) && counts.add(9, 1) && !counts.add(9, 2), "devices with room");
+        counts.remove(7, 1);
+        assert!(counts.add(7, 1) && !counts.add(7, 1));
         assert_eq!([7, 0, 9, 1].map(|dev_id| counts.has(dev_id)), [true, true, true, false]);
     }
 
@@ -114,12 +114,12 @@ mod tests {
         let capacity = counts.by_id.capacity();
         for round in 0..1000 {
             for dev_id in round..round + 3 {
-                assert!(counts.add(dev_id), "{dev_id}");
+                assert!(counts.add(dev_id, 2), "{dev_id}");
             }
-            assert!(!counts.add(round + 3), "no place is left");
+            assert!(!counts.add(round + 3, 1), "no place is left");
             for dev_id in round..round + 3 {
                 assert!(counts.has(dev_id));
-                counts.remove(dev_id);
+                counts.remove(dev_id, 2);
                 assert!(!counts.has(dev_id));
             }
         }

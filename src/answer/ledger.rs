@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use super::devices::DeviceCounts;
 use super::list::{Linked, Links, List};
-use super::{Cause, MustAnswer, PublishError};
+use super::{Cause, Group, MustAnswer, PublishError};
 
 /// How far a group had come that was to be taken back from the responder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +72,8 @@ struct Slot<A: MustAnswer> {
     cookie: u32,
     dev_id: u32,
     tag: A::Tag,
+    /// Records.
+    count: u32,
     /// When it was published.
     since: Instant,
     /// The responder has the cookie, or will have it, and has not answered.
@@ -105,7 +107,8 @@ pub(crate) struct Ledger<A: MustAnswer> {
 }
 
 impl<A: MustAnswer> Ledger<A> {
-    /// A ledger for `depth` groups, from 1 to 2^20, of which one device may have `per_device`. Groups
+    /// A ledger for `depth` groups, from 1 to 2^20, of which one device may have
+    /// `per_device` records. Groups
     /// not answered within `deadline` complete without an answer.
     pub(crate) fn new(depth: u32, per_device: u32, deadline: Option<Duration>) -> Self {
         let slot = |cookie| Slot {
@@ -114,6 +117,7 @@ impl<A: MustAnswer> Ledger<A> {
             cookie,
             dev_id: 0,
             tag: A::Tag::default(),
+            count: 0,
             since: Instant::now(),
             held: false,
             untold: false,
@@ -134,10 +138,11 @@ impl<A: MustAnswer> Ledger<A> {
         }
     }
 
-    /// Opens a group and returns its cookie.
-    pub(crate) fn open(&mut self, dev_id: u32, tag: A::Tag, now: Instant) -> Result<u32, PublishError> {
+    /// Opens a group of `count` records and returns its cookie.
+    pub(crate) fn open(&mut self, group: &Group<A>, count: u32, now: Instant) -> Result<u32, PublishError> {
+        let Group { dev_id, tag } = *group;
         let Some(index) = self.free.first() else { return Err(PublishError::Full) };
-        if !self.devices.add(dev_id) {
+        if !self.devices.add(dev_id, count) {
             return Err(PublishError::DeviceFull);
         }
         self.free.remove(&mut self.slots, index);
@@ -145,7 +150,7 @@ impl<A: MustAnswer> Ledger<A> {
         let slot = &mut self.slots[index as usize];
         slot.cookie = next_cookie(slot.cookie, self.slot_bits);
         (slot.state, slot.dev_id, slot.tag, slot.since) = (State::Open, dev_id, tag, now);
-        (slot.held, slot.untold) = (true, false);
+        (slot.count, slot.held, slot.untold) = (count, true, false);
         Ok(slot.cookie)
     }
 
@@ -350,9 +355,9 @@ impl<A: MustAnswer> Ledger<A> {
         let slot = &mut self.slots[index as usize];
         slot.state = State::Free;
         slot.held = false;
-        let dev_id = slot.dev_id;
+        let (dev_id, count) = (slot.dev_id, slot.count);
         self.free.push(&mut self.slots, index);
-        self.devices.remove(dev_id);
+        self.devices.remove(dev_id, count);
     }
 }
 
@@ -388,7 +393,11 @@ mod tests {
     }
 
     fn open(ledger: &mut Ledger<PgFault>, dev_id: u32) -> u32 {
-        ledger.open(dev_id, FaultRequest::default().tag(), Instant::now()).unwrap()
+        ledger.open(&group(dev_id), 1, Instant::now()).unwrap()
+    }
+
+    fn group(dev_id: u32) -> Group<PgFault> {
+        Group { dev_id, tag: FaultRequest::default().tag() }
     }
 
     #[test]
@@ -416,7 +425,7 @@ mod tests {
         for _ in 0..1000 {
             let cookie = open(&mut ledger, 2);
             assert!(cookie != 0 && slot_of(cookie, 1) != slot_of(held, 1));
-            assert!(ledger.open(2, FaultRequest::default().tag(), Instant::now()).is_err(), "it counts");
+            assert!(ledger.open(&group(2), 1, Instant::now()).is_err(), "it counts");
             assert!(ledger.answer(cookie, ANSWER));
             assert_eq!(ledger.take().unwrap().cookie, cookie);
         }

@@ -89,7 +89,7 @@ pub(crate) struct Group<A: MustAnswer> {
 pub(crate) enum PublishError {
     /// Every slot is taken, or the transport has no room.
     Full,
-    /// Its device has as many groups as one may have.
+    /// Its device has as many records on their way as one may have.
     DeviceFull,
     /// The responder is gone, or broke the format of answers.
     Closed,

@@ -53,7 +53,7 @@ impl<A: MustAnswer> Reporter<A> {
         record: impl Fn(usize) -> A,
         now: Instant,
     ) -> Result<u32, PublishError> {
-        let cookie = self.open(group, now)?;
+        let cookie = self.open(group, count as u32, now)?;
         self.staged.extend((0..count).map(|index| record(index).grouped(cookie, index + 1 == count)));
         Ok(cookie)
     }
@@ -83,11 +83,11 @@ impl<A: MustAnswer> Reporter<A> {
         self.link.send(&self.staged)
     }
 
-    fn open(&mut self, group: &Group<A>, now: Instant) -> Result<u32, PublishError> {
+    fn open(&mut self, group: &Group<A>, count: u32, now: Instant) -> Result<u32, PublishError> {
         if self.end.is_some() {
             return Err(PublishError::Closed);
         }
-        self.ledger.open(group.dev_id, group.tag, now)
+        self.ledger.open(group, count, now)
     }
 
     /// Takes completions out, at most `most`, of which `sink` is given each. It reads no more answers from

@@ -196,7 +196,7 @@ impl Collector {
 
     /// Gives the place of a group without a key back.
     fn give_back(&mut self, place: u32) {
-        self.devices.remove(self.groups[place as usize].key.dev_id);
+        self.devices.remove(self.groups[place as usize].key.dev_id, 1);
         self.live.remove(&mut self.groups, place);
         self.free.push(&mut self.groups, place);
     }
@@ -257,7 +257,7 @@ impl Collector {
     pub(super) fn take(&mut self) -> Option<FaultCompletion> {
         let completion = self.unfinished.pop_front()?;
         // It was held against its device until here, or one could fill the room of all with these.
-        self.devices.remove(completion.dev_id);
+        self.devices.remove(completion.dev_id, 1);
         Some(completion)
     }
 
@@ -273,7 +273,7 @@ impl Collector {
 
     fn begin(&mut self, key: Key, now: Instant) -> Result<u32, Refused> {
         let taken = self.live.len() as usize + self.unfinished.len();
-        if taken == self.groups.len() || !self.devices.add(key.dev_id) {
+        if taken == self.groups.len() || !self.devices.add(key.dev_id, 1) {
             return Err(Refused::Full);
         }
         let index = self.free.pop(&mut self.groups).expect("fewer live groups than places");

@@ -82,12 +82,13 @@ impl Options {
         self
     }
 
-    /// How many of the groups on their way may be one device's, so that it cannot starve the others.
-    /// Half the depth if not set: **a channel of one device wants all of it.** (In Linux' queue one device
-    /// can crowd out every other.)
+    /// How many of the faults whose groups are on their way may be one device's, so that it cannot starve
+    /// the others; but one group is always taken, however large. Half the depth if not set: **a channel of one device wants all of it.** (In Linux' queue one device
+    /// can crowd out every other; in PCIe
+    /// the Outstanding Page Request Allocation bounds a device's requests likewise.)
     #[must_use]
-    pub const fn per_device(mut self, groups: u32) -> Self {
-        self.per_device = Some(groups);
+    pub const fn per_device(mut self, faults: u32) -> Self {
+        self.per_device = Some(faults);
         self
     }
 

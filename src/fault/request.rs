@@ -220,7 +220,7 @@ pub enum Reported {
 pub enum ReportError {
     /// The queue is full, or as many groups are on their way as the depth says (`EAGAIN`).
     Full(FaultRequest),
-    /// The device has as many groups on their way as one may have (`EAGAIN`).
+    /// The device has as many faults on their way as one may have (`EAGAIN`).
     DeviceFull(FaultRequest),
     /// Too many groups wait for their last page, all in all or of this device (`EAGAIN`).
     HalfMadeFull(FaultRequest),
