@@ -53,7 +53,11 @@ must_fail "with a batch that goes on behind a loss" src/transport/local/models.r
 must_fail "without the waiter's fence" src/drain.rs \
     '/Pairs with the fence in `open`/{n;s/fence(Ordering::SeqCst);//}' "deadlock"
 must_fail "with an answer that a withdrawal overlooks" src/answer/local.rs \
-    's/{ Withdrawn::Unread } else { Withdrawn::Answered }/{ Withdrawn::Unread } else { Withdrawn::Unread }/' \
+    's/_ if place.cookie != cookie => Withdrawn::Answered,/_ if place.cookie != cookie => Withdrawn::Unread,/' \
     "the responder was told otherwise"
 must_fail "without the second look for answers" src/answer/local.rs \
     's/!state.answers.is_empty() || state.responder_gone$/false/' "lost wake-up"
+must_fail "without the note of answers taken in" src/answer/local.rs \
+    's/state.note_change(&self.exchange.changed);//' "deadlock"
+must_fail "without the word of a notice" src/answer/local.rs \
+    's/|| state.noticed //' "lost wake-up"
