@@ -35,6 +35,11 @@ impl<A: MustAnswer> Reporter<A> {
         &self.ledger
     }
 
+    /// Whether no answer will come any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
     /// The most records of a group.
     pub(crate) fn most(&self) -> usize {
         self.link.most()
@@ -98,9 +103,9 @@ impl<A: MustAnswer> Reporter<A> {
         sink: impl FnMut(Completion<A>),
     ) -> Result<usize, TryRecvError> {
         let mut read = Ok(());
+        let missing = most.saturating_sub(self.ledger.waiting());
         // Late answers complete nothing; an honest peer has no more of them than there are slots.
-        for _ in 0..=self.ledger.depth() {
-            let missing = most.saturating_sub(self.ledger.waiting());
+        for _ in 0..self.ledger.depth() as usize / missing.max(1) + 2 {
             if missing == 0 || self.end.is_some() || read.is_err() {
                 break;
             }
@@ -114,6 +119,7 @@ impl<A: MustAnswer> Reporter<A> {
         let count = self.ledger.waiting().min(most);
         std::iter::from_fn(|| self.ledger.take()).take(count).for_each(sink);
         match (count, self.end, read) {
+            (0, ..) if self.ledger.waiting() > 0 => Ok(0),
             (0, Some(End::HungUp), _) => Err(TryRecvError::Closed),
             (0, Some(End::Violation(violation)), _) => Err(TryRecvError::PeerViolation(violation)),
             (0, None, Err(error)) => Err(error),

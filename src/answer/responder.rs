@@ -131,6 +131,11 @@ impl<A: MustAnswer> RemoteResponder<A> {
 
 impl<A: MustAnswer> Answers<A> {
     fn flush_owed(&mut self) -> Result<(), AnswerError> {
+        // The rest of an answer that someone's change of the send buffer cut.
+        match self.tx.finish() {
+            Err(TrySendError::Closed(())) => {}
+            outcome => outcome?,
+        }
         while !self.owed.is_empty() {
             let owed = &self.owed;
             let sent = match self.tx.send(owed.len(), |index| A::answer(owed[index], A::NEGATIVE)) {
@@ -185,7 +190,10 @@ impl<A: MustAnswer> GroupReader<A> {
             match part.first() {
                 Some(first) if cancelled || first.cookie() != cookie => return Err(Violation::GroupNotEnded),
                 Some(first) if !record.is_of_group(first) => return Err(Violation::GroupMixed),
-                Some(_) if part.len() == self.most => return Err(Violation::GroupTooLarge),
+                // At once, for a slice for the largest group has no room for a page more.
+                Some(_) if part.len() + 1 == self.most && !record.is_last() => {
+                    return Err(Violation::GroupTooLarge);
+                }
                 _ if cookie == 0 => return Err(Violation::ZeroCookie),
                 None if cancelled => {
                     answers.open.cancel(cookie);

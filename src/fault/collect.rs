@@ -201,12 +201,12 @@ impl Collector {
         self.free.push(&mut self.groups, place);
     }
 
-    /// Forgets the groups of a device; returns how many.
-    pub(super) fn discard(&mut self, dev_id: u32) -> u64 {
+    /// Forgets the groups of some devices; returns how many.
+    pub(super) fn discard(&mut self, is_meant: impl Fn(u32) -> bool) -> u64 {
         let (mut discarded, mut at) = (0, self.live.first());
         while let Some(place) = at {
             at = self.live.next(&mut self.groups, place);
-            if self.groups[place as usize].key.dev_id == dev_id {
+            if is_meant(self.groups[place as usize].key.dev_id) {
                 self.remove(place);
                 discarded += 1;
             }

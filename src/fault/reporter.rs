@@ -84,7 +84,7 @@ pub struct FaultReporterCounters {
     pub bad_answer: u64,
     /// Groups completed because their last page did not come in time.
     pub unfinished: u64,
-    /// Half-made groups forgotten with their device.
+    /// Half-made groups forgotten with their device, or with the responder.
     pub discarded: u64,
     /// Answers that named no open group: late, repeated or made up.
     pub late_answers: u64,

@@ -48,7 +48,8 @@ impl FaultResponder {
     ///
     /// `format` and `depth` are what the maker told
     /// ([`UnattachedEnd::info`](crate::UnattachedEnd::info)); a reporter that has more groups open than
-    /// `depth` is taken for a hostile one. Calls fcntl(2), recvmsg(2) and getpid(2) only.
+    /// `depth` is taken for a hostile one. Room for `depth` groups is set aside: bound what a maker that is
+    /// not trusted tells. Calls fcntl(2), recvmsg(2) and getpid(2) only.
     ///
     /// # Errors
     ///

@@ -83,7 +83,7 @@ impl State {
 
     /// Completes the groups of a device that are not answered, and forgets its half-made ones.
     pub(super) fn detach(&mut self, dev_id: u32) {
-        self.counters.discarded += self.collector.discard(dev_id);
+        self.counters.discarded += self.collector.discard(|of| of == dev_id);
         self.markers.discard(dev_id);
         self.reporter.detach(dev_id);
         self.rest();
@@ -113,6 +113,10 @@ impl State {
 
     /// Behind each look: sees to it that the descriptor tells what is left. True: nothing is.
     pub(super) fn rest(&mut self) -> bool {
+        if self.reporter.has_ended() {
+            // Their last pages are refused from now on, and nothing completes behind `Closed`.
+            self.counters.discarded += self.collector.discard(|_| true);
+        }
         self.reporter.rest(self.collector.waiting() > 0)
     }
 
@@ -137,6 +141,9 @@ struct Batch<'a> {
 impl Batch<'_> {
     /// A page that is not the last of its group.
     fn page(&mut self, request: &FaultRequest) -> Result<Reported, ReportError> {
+        if self.reporter.has_ended() {
+            return Err(ReportError::Closed(*request));
+        }
         let mut added = self.collector.add(request, self.now);
         if added == Err(Refused::Full) && self.collector.has_leaving() {
             // The places of the groups that leave are free again after a flush.

@@ -248,13 +248,18 @@ impl<T: Record> Rx<T> {
         if wanted == 0 {
             return Ok(());
         }
-        let filled = self.part + self.read(wanted)?;
-        if filled == self.part {
-            return Err(match self.part {
-                0 => TryRecvError::Closed,
-                found => TryRecvError::PeerViolation(Violation::TornRecord { found, size: T::SIZE }),
-            });
+        // A part of a record is no reason to stop: what is behind it may be there, or the end.
+        while self.part < T::SIZE {
+            let count = self.read(wanted)?;
+            if count == 0 {
+                return Err(match self.part {
+                    0 => TryRecvError::Closed,
+                    found => TryRecvError::PeerViolation(Violation::TornRecord { found, size: T::SIZE }),
+                });
+            }
+            self.part += count;
         }
+        let filled = self.part;
         let mut records = self.stage[..filled].chunks_exact(T::SIZE);
         taken.found = records.len();
         for bytes in &mut records {

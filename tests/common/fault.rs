@@ -1,12 +1,16 @@
 //! What the tests of page-fault channels share.
 
+use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use recordfd::fault::{
     self, FaultCompletion, FaultGroup, FaultReporter, FaultRequest, FaultResponder, Options,
 };
-use recordfd::uapi::{PageResponse, PageResponseCode, PgFault, PgFaultPerm, Record};
+use recordfd::uapi::{
+    Event, EventFlags, EventHeader, Format, PageResponse, PageResponseCode, PgFault, PgFaultFlags,
+    PgFaultPerm, Record,
+};
 use recordfd::{TryRecvError, fault::Cause, fault::Reported, fault::ResponseCode};
 
 /// Makes a channel, both ends in this process.
@@ -127,8 +131,51 @@ pub fn wire_response(cookie: u32, code: u32) -> [u8; 8] {
 /// A page of a group on the wire.
 pub fn wire_page(cookie: u32, last: bool) -> [u8; 40] {
     let mut fault = PgFault { cookie, dev_id: 1, perm: PgFaultPerm::READ, ..PgFault::default() };
-    fault.flags.set(recordfd::uapi::PgFaultFlags::LAST_PAGE, last);
+    fault.flags.set(PgFaultFlags::LAST_PAGE, last);
     let mut bytes = [0; 40];
     fault.encode(&mut bytes);
     bytes
+}
+
+/// What can be read from `peer` now.
+pub fn available(peer: &mut UnixStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    peer.set_nonblocking(true).unwrap();
+    match peer.read_to_end(&mut bytes) {
+        Ok(_) => {}
+        Err(error) => assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionReset)),
+    }
+    peer.set_nonblocking(false).unwrap();
+    bytes
+}
+
+/// Options of a channel whose records have a header.
+pub fn v2() -> Options {
+    Options::new().format(Format::IOMMU_PGFAULT_V2)
+}
+
+/// A group on the wire.
+pub fn wire_group(cookie: u32, count: usize) -> Vec<u8> {
+    (1..=count).flat_map(|index| wire_page(cookie, index == count)).collect()
+}
+
+/// A page of a group on the wire, in format v2.
+pub fn wire_event(sequence: u32, flags: EventFlags, cookie: u32, last: bool) -> [u8; 48] {
+    let payload = PgFault::decode(&wire_page(cookie, last)).unwrap();
+    let mut bytes = [0; 48];
+    Event { header: EventHeader { flags, sequence }, payload }.encode(&mut bytes);
+    bytes
+}
+
+/// The notice on the wire that a group was completed without its answer.
+pub fn wire_cancelled(sequence: u32, cookie: u32) -> [u8; 48] {
+    wire_event(sequence, EventFlags::CANCELLED, cookie, true)
+}
+
+/// Cookie and code of the answers that `peer` can read now.
+pub fn answers(peer: &mut UnixStream) -> Vec<(u32, u32)> {
+    let bytes = available(peer);
+    assert_eq!(bytes.len() % 8, 0, "an answer is torn");
+    let answers = bytes.chunks(8).map(|bytes| PageResponse::decode(bytes).unwrap());
+    answers.map(|answer| (answer.cookie, answer.code.get())).collect()
 }

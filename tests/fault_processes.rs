@@ -1,0 +1,415 @@
+//! Page faults between processes: every group is answered, and when one side is killed every group still
+//! completes once, at once.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::Child;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::fault::*;
+use common::*;
+use nix::sys::signal::{Signal, kill, raise};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use recordfd::fault::{
+    self, Cause, FaultCompletion, FaultGroup, FaultReporter, FaultResponder, Options, ReportError,
+    RespondError, ResponseCode,
+};
+use recordfd::uapi::{Format, PageResponse, PgFault};
+use recordfd::{TryRecvError, UnattachedEnd, fd};
+
+const FORMAT: Format = Format::IOMMU_PGFAULT_V2;
+const DEPTH: u32 = 64;
+
+fn options() -> Options {
+    Options::new().format(FORMAT).depth(DEPTH).per_device(u32::MAX)
+}
+
+/// In a child: the responder's end that it was started with.
+fn inherited_responder() -> FaultResponder {
+    FaultResponder::from_socket(fd::take_stdin().unwrap(), FORMAT, DEPTH).unwrap()
+}
+
+/// In a child: the reporter's end that it was started with.
+fn inherited_reporter() -> FaultReporter {
+    FaultReporter::from_socket(fd::take_stdin().unwrap(), FORMAT, &options()).unwrap()
+}
+
+/// Makes a channel and starts the test `name` as a child with the responder's end.
+fn responding_child(name: &str) -> (FaultReporter, Child) {
+    let (reporter, end) = fault::socket(&options()).unwrap();
+    assert_eq!(end.info().depth, DEPTH);
+    (reporter, spawn_child(name, end.into()))
+}
+
+/// Makes a channel and starts the test `name` as a child with the reporter's end.
+fn reporting_child(name: &str) -> (FaultResponder, Child) {
+    let (responder, end) = fault::socket_responder(&options()).unwrap();
+    (responder, spawn_child(name, end.into()))
+}
+
+/// The answer to the group that is the number `prg_index` of its device.
+fn code_of(prg_index: u32) -> ResponseCode {
+    if prg_index % 3 == 0 { ResponseCode::Invalid } else { ResponseCode::Success }
+}
+
+/// How many pages it has.
+fn size_of(prg_index: u32) -> u32 {
+    1 + prg_index * 5 % 32
+}
+
+fn assert_whole(group: &FaultGroup, pages: &[PgFault]) {
+    let pages = &pages[group.range()];
+    let prg_index = pages[0].grpid;
+    assert_eq!(pages.len() as u32, size_of(prg_index));
+    for (index, page) in pages.iter().enumerate() {
+        assert_eq!((page.grpid, page.cookie, page.addr), (prg_index, group.cookie(), index as u64));
+    }
+}
+
+/// Answers every group until the reporter is gone, by turns in each way there is.
+fn answer_all(mut responder: FaultResponder) {
+    let mut pages = [PgFault::default(); 2048];
+    let mut groups = [const { None }; 64];
+    loop {
+        match responder.recv_group(&mut pages) {
+            Ok(group) => {
+                assert_whole(&group, &pages);
+                let code = code_of(pages[0].grpid);
+                group.respond(code).unwrap();
+            }
+            Err(TryRecvError::Closed) => return,
+            Err(error) => panic!("{error:?}"),
+        }
+        let count = responder.recv_groups(&mut pages, &mut groups).unwrap_or(0);
+        let answers: Vec<_> = groups[..count]
+            .iter_mut()
+            .filter_map(Option::take)
+            .map(|group| {
+                assert_whole(&group, &pages);
+                let code = code_of(pages[group.range()][0].grpid).into();
+                PageResponse { cookie: group.into_cookie(), code }
+            })
+            .collect();
+        assert_eq!(responder.respond_batch(&answers).unwrap(), count);
+    }
+}
+
+/// Publishes the group that is the number `prg_index`, if there is room, and returns its cookie.
+fn try_publish(reporter: &FaultReporter, prg_index: u32) -> Option<u32> {
+    let pages = group(1, prg_index, size_of(prg_index));
+    let (last, rest) = pages.split_last().unwrap();
+    assert_eq!(reporter.report_batch(rest).unwrap(), rest.len());
+    for _ in 0.. {
+        match reporter.report(*last) {
+            Ok(fault::Reported::Group { cookie }) => return Some(cookie),
+            Err(ReportError::Full(_)) => thread::yield_now(),
+            Err(ReportError::Closed(_)) => return None,
+            other => panic!("{other:?}"),
+        }
+    }
+    None
+}
+
+/// Publishes 512 groups to whoever answers all, and checks every answer.
+fn assert_all_are_answered(reporter: &FaultReporter) {
+    let mut open = std::collections::HashMap::new();
+    let mut out = [FaultCompletion::default(); 16];
+    let mut completed = 0;
+    for prg_index in 0..512 {
+        let cookie = try_publish(reporter, prg_index).expect("the responder lives");
+        assert_eq!(open.insert(cookie, prg_index), None, "a cookie of an open group");
+        while open.len() >= 40 || (prg_index == 511 && completed < 512) {
+            let count = reporter.wait_completions(&mut out, Some(SOON)).unwrap();
+            for ended in &out[..count] {
+                assert_eq!(open.remove(&ended.cookie), Some(ended.prg_index));
+                assert_eq!((ended.code, ended.cause), (code_of(ended.prg_index), Cause::Answered));
+            }
+            completed += count;
+        }
+    }
+    assert!(open.is_empty());
+    assert_eq!(reporter.counters().late_answers, 0);
+}
+
+#[test]
+fn child_answers_every_group() {
+    if in_child() {
+        return answer_all(inherited_responder());
+    }
+    let (reporter, child) = responding_child("child_answers_every_group");
+    assert_all_are_answered(&reporter);
+    drop(reporter);
+    finish(child);
+}
+
+#[test]
+fn child_that_reports_is_answered_every_group() {
+    if in_child() {
+        return assert_all_are_answered(&inherited_reporter());
+    }
+    let (responder, child) = reporting_child("child_that_reports_is_answered_every_group");
+    answer_all(responder);
+    finish(child);
+}
+
+#[test]
+fn responder_received_over_a_socket_answers_every_group() {
+    if in_child() {
+        let end = UnattachedEnd::recv_from(fd::take_stdin().unwrap()).unwrap();
+        let info = end.info();
+        return answer_all(FaultResponder::from_socket(end.into(), info.format, info.depth).unwrap());
+    }
+    let (near, far) = UnixStream::pair().unwrap();
+    let child = spawn_child("responder_received_over_a_socket_answers_every_group", far.into());
+    let (reporter, end) = fault::socket(&options()).unwrap();
+    end.send_over(&near).unwrap();
+    assert_all_are_answered(&reporter);
+    drop(reporter);
+    finish(child);
+}
+
+#[test]
+fn reporter_received_over_a_socket_is_answered_every_group() {
+    if in_child() {
+        let end = UnattachedEnd::recv_from(fd::take_stdin().unwrap()).unwrap();
+        let info = end.info();
+        let options = options().depth(info.depth);
+        let reporter = FaultReporter::from_socket(end.into(), info.format, &options).unwrap();
+        return assert_all_are_answered(&reporter);
+    }
+    let (near, far) = UnixStream::pair().unwrap();
+    let child = spawn_child("reporter_received_over_a_socket_is_answered_every_group", far.into());
+    let (responder, end) = fault::socket_responder(&options()).unwrap();
+    end.send_over(&near).unwrap();
+    answer_all(responder);
+    finish(child);
+}
+
+/// What a hang-up may take until the last group has completed.
+const AT_ONCE: Duration = Duration::from_millis(100);
+
+/// Reads 40 of 60 groups, answers 20 of those, and stops: the other 20 are half answered, the last 20
+/// unread.
+fn stop_in_the_middle(mut responder: FaultResponder) {
+    let mut pages = [PgFault::default(); 64];
+    let mut groups: Vec<_> = (0..40).map(|_| responder.recv_group(&mut pages).unwrap()).collect();
+    for group in groups.drain(..20) {
+        group.respond(ResponseCode::Success).unwrap();
+    }
+    raise(Signal::SIGSTOP).unwrap();
+    unreachable!("killed while it was stopped");
+}
+
+/// A child that is killed at the latest when the test is over: it may be stopped.
+struct Stopped(Child);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Kills the responder of 60 groups of which it has read 40 and answered 20; how long it took until all
+/// had completed. `collected`: the answers were taken in before.
+fn killed_in_the_middle(name: &str, collected: bool) -> Duration {
+    let (reporter, child) = responding_child(name);
+    let child = Stopped(child);
+    let pid = Pid::from_raw(child.0.id() as i32);
+    let cookies: Vec<_> = (0..60).map(|prg_index| try_publish(&reporter, prg_index).unwrap()).collect();
+    let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
+    assert_eq!(stopped, WaitStatus::Stopped(pid, Signal::SIGSTOP));
+    let mut all = Vec::new();
+    if collected {
+        all = ended(&reporter);
+        assert_eq!(all.len(), 20);
+        assert!(!readable(&reporter));
+    }
+    let killer = thread::spawn(move || {
+        // Time for the reporter to be asleep in its poll.
+        thread::sleep(Duration::from_millis(5));
+        let began = Instant::now();
+        kill(pid, Signal::SIGKILL).unwrap();
+        began
+    });
+    let mut out = [FaultCompletion::default(); 7];
+    let told = loop {
+        match reporter.completions(&mut out) {
+            Ok(count) => {
+                all.extend(out[..count].iter().map(|ended| (ended.cookie, ended.code, ended.cause)));
+            }
+            Err(TryRecvError::Empty) => assert!(wait_readable(&reporter), "not woken"),
+            Err(error) => break error,
+        }
+    };
+    let done = Instant::now();
+    let took = done.duration_since(killer.join().unwrap());
+    assert!(matches!(told, TryRecvError::Closed), "{told:?}");
+    let each = |cookies: &[u32], code, cause| -> Vec<_> {
+        cookies.iter().map(|cookie| (*cookie, code, cause)).collect()
+    };
+    // Answers in their order; the rest in any.
+    assert_eq!(all[..20], each(&cookies[..20], ResponseCode::Success, Cause::Answered));
+    let mut rest = all.split_off(20);
+    rest.sort_unstable_by_key(|(cookie, ..)| cookies.iter().position(|published| published == cookie));
+    assert_eq!(rest, each(&cookies[20..], ResponseCode::Invalid, Cause::HungUp));
+    assert!(matches!(reporter.report(page(1, 1)), Err(ReportError::Closed(_))));
+    assert!(matches!(reporter.completions(&mut out), Err(TryRecvError::Closed)));
+    assert_eq!(reporter.counters().in_flight, 0);
+    took
+}
+
+#[test]
+fn responder_killed_with_groups_in_every_state_completes_them_all_at_once() {
+    let name = "responder_killed_with_groups_in_every_state_completes_them_all_at_once";
+    if in_child() {
+        return stop_in_the_middle(inherited_responder());
+    }
+    for collected in [true, false] {
+        // The kernel closes what a killed process had open, and wakes; a busy machine may take its time
+        // for either. What is promised must be seen once in a few: a poll that is not woken, or a wait by
+        // the clock, would be late each time.
+        let times: Vec<_> = (0..5)
+            .map(|_| killed_in_the_middle(name, collected))
+            .scan(false, |done, took| {
+                let before = std::mem::replace(done, took < AT_ONCE);
+                (!before).then_some(took)
+            })
+            .collect();
+        assert!(times.iter().any(|took| *took < AT_ONCE), "{times:?} after the kill");
+    }
+}
+
+#[test]
+fn every_wait_of_the_reporter_ends_when_the_responder_is_killed() {
+    if in_child() {
+        let mut responder = inherited_responder();
+        let _kept = responder.recv_group(&mut [PgFault::default(); 64]).unwrap();
+        raise(Signal::SIGKILL).unwrap();
+    }
+    let waits: [fn(FaultReporter); 3] = [
+        |reporter| {
+            let mut out = [FaultCompletion::default(); 4];
+            assert_eq!(reporter.wait_completions(&mut out, None).unwrap(), 1);
+            assert!(matches!(reporter.wait_completions(&mut out, None), Err(TryRecvError::Closed)));
+        },
+        |reporter| reporter.drain(1, SOON * 10).unwrap(),
+        |reporter| reporter.reset(1, SOON * 10).unwrap(),
+    ];
+    for wait in waits {
+        let (reporter, mut child) =
+            responding_child("every_wait_of_the_reporter_ends_when_the_responder_is_killed");
+        try_publish(&reporter, 3).unwrap();
+        soon(move || wait(reporter));
+        child.wait().unwrap();
+    }
+}
+
+#[test]
+fn every_wait_of_the_responder_ends_when_the_reporter_is_killed() {
+    if in_child() {
+        let reporter = inherited_reporter();
+        try_publish(&reporter, 0).unwrap();
+        // A group that is never published.
+        assert_eq!(reporter.report_batch(&group(1, 7, 3)[..2]).unwrap(), 2);
+        raise(Signal::SIGKILL).unwrap();
+    }
+    let name = "every_wait_of_the_responder_ends_when_the_reporter_is_killed";
+    let (mut responder, mut child) = reporting_child(name);
+    let (group, responder) = soon(move || {
+        let mut pages = [PgFault::default(); 64];
+        let group = responder.recv_group(&mut pages).unwrap();
+        assert!(matches!(responder.recv_group(&mut pages), Err(TryRecvError::Closed)));
+        (group, responder)
+    });
+    assert_eq!(responder.open_cookies(), [group.cookie()]);
+    assert!(matches!(group.respond(ResponseCode::Success), Err(RespondError::Closed)));
+    assert!(responder.open_cookies().is_empty());
+    child.wait().unwrap();
+}
+
+/// In a child: takes over a responder's end and the cookies that are open, which come over `stream`.
+fn take_over(stream: &mut UnixStream) -> (FaultResponder, Vec<u32>) {
+    let mut bytes = [0; 4 * DEPTH as usize];
+    let (length, end) = fd::recv_descriptor(&*stream, &mut bytes).unwrap();
+    // The first word says how many follow.
+    let words = bytes[..length].chunks(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap()));
+    let open: Vec<_> = words.skip(1).collect();
+    (FaultResponder::resume_socket(end, FORMAT, DEPTH, &open).unwrap(), open)
+}
+
+/// Hands an end and open cookies over to a child that is started as the test `name`.
+fn hand_over(name: &str, end: impl AsFd, open: &[u32]) -> (UnixStream, Child) {
+    let (near, far) = UnixStream::pair().unwrap();
+    let child = spawn_child(name, far.into());
+    let words: Vec<u8> =
+        [&[open.len() as u32], open].concat().iter().flat_map(|word| word.to_ne_bytes()).collect();
+    fd::send_descriptor(&near, &words, end.as_fd()).unwrap();
+    (near, child)
+}
+
+#[test]
+fn responder_that_takes_over_answers_what_the_one_before_it_left_open() {
+    let name = "responder_that_takes_over_answers_what_the_one_before_it_left_open";
+    if in_child() {
+        let mut stream = UnixStream::from(fd::take_stdin().unwrap());
+        let (mut responder, open) = take_over(&mut stream);
+        // Some of those taken over, then some new ones; three of ten stay open.
+        for (index, cookie) in open.iter().enumerate() {
+            if index > 0 {
+                responder.respond(PageResponse { cookie: *cookie, code: SUCCESS }).unwrap();
+            }
+        }
+        let mut pages = [PgFault::default(); 64];
+        for number in 0..10 {
+            let group = responder.recv_group(&mut pages).unwrap();
+            assert_whole(&group, &pages);
+            match number {
+                0..7 => group.respond(ResponseCode::Success).unwrap(),
+                _ => drop(group.into_cookie()),
+            }
+        }
+        let open = responder.open_cookies();
+        stream.write_all(&open.iter().flat_map(|cookie| cookie.to_ne_bytes()).collect::<Vec<_>>()).unwrap();
+        drop(stream);
+        // It ends by any means; killed is the hardest.
+        raise(Signal::SIGKILL).unwrap();
+    }
+    let (reporter, end) = fault::socket(&options()).unwrap();
+    // Whoever replaces responders keeps the end open meanwhile.
+    let end = OwnedFd::from(end);
+    let (mut open, mut published, mut answered) = (Vec::new(), Vec::new(), Vec::new());
+    for generation in 0..4 {
+        // Unread while there is no responder at all.
+        published.extend((0..10).map(|number| try_publish(&reporter, 10 * generation + number).unwrap()));
+        let (mut near, mut child) = hand_over(name, &end, &open);
+        let mut bytes = Vec::new();
+        near.read_to_end(&mut bytes).unwrap();
+        child.wait().unwrap();
+        open = bytes.chunks(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap())).collect();
+        assert_eq!(open.len(), if generation == 0 { 3 } else { 4 });
+        answered.extend(ended(&reporter));
+        assert_eq!(reporter.counters().unanswered as usize, open.len());
+        assert!(open.iter().all(|cookie| published.contains(cookie)));
+    }
+    // One more, in this process, that answers the rest and nothing else.
+    let mut responder = FaultResponder::resume_socket(end, FORMAT, DEPTH, &open).unwrap();
+    assert!(is_empty(&mut responder));
+    let stale = responder.respond(PageResponse { cookie: answered[0].0, code: SUCCESS });
+    assert!(matches!(stale, Err(RespondError::StaleCookie)));
+    for cookie in open {
+        responder.respond(PageResponse { cookie, code: SUCCESS }).unwrap();
+    }
+    answered.extend(ended(&reporter));
+    published.sort_unstable();
+    answered.sort_unstable_by_key(|ended| ended.0);
+    let expected: Vec<_> =
+        published.iter().map(|cookie| (*cookie, ResponseCode::Success, Cause::Answered)).collect();
+    assert_eq!(answered, expected, "each once, and none by hanging up");
+    assert_eq!((reporter.counters().hung_up, reporter.counters().late_answers), (0, 0));
+}
