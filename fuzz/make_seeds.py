@@ -6,6 +6,7 @@ The output depends on those files alone: run it again after a change and check t
 
 import json
 import pathlib
+import random
 import re
 import shutil
 import struct
@@ -129,12 +130,88 @@ def netlink(log):
     write("netlink", "cut_off", message[:50])
 
 
+def fault(log):
+    """Decisions of the target, one byte each unless its bound needs more; see `step` in each mode."""
+    honest, from_reporter, from_responder = 0, 1, 2
+
+    # Both ends are ours: how the channel is made, then any calls.
+    any_calls = random.Random(1)
+    for make, name in enumerate(["local", "made_by_reporter", "made_by_responder"]):
+        for headed in [0, 1]:
+            for way, end in enumerate(["settled", "responder_goes", "reporter_goes"]):
+                made = bytes([honest, make, 1 - headed, 7 + 8 * way, way])
+                write("fault", f"honest.{name}.v{1 + headed}.{end}", made + any_calls.randbytes(600))
+
+    # The peer reports: records are put together, written and received.
+    def record(cookie, kind=10, number=b""):
+        return bytes([0, cookie, kind]) + number
+
+    def raw(data):
+        return bytes([3, len(data)]) + data
+
+    # Each group that is received is kept.
+    def receive(groups=0):
+        return bytes([7, 1, 8]) + bytes(groups)
+
+    def try_receive(groups=0):
+        return bytes([9, 1]) + bytes(groups)
+
+    written = bytes([5, 0xFF, 0xFD])
+    respond, answers, look, hang_up = bytes([10, 0]), bytes([14]), bytes([13]), bytes([15, 0])
+    part = 24
+
+    def reporter(name, *steps, headed=False, depth=4):
+        made = bytes([from_reporter, 0 if headed else 1, depth - 1, 1])
+        write("fault", f"reporter.{name}", made + b"".join(steps))
+
+    reporter("kernel", raw(log["fault.basic"]), written, try_receive(1), look)
+    reporter("answered", record(3), written, try_receive(1), respond, answers)
+    reporter("dropped", record(3), record(4), written, receive(2), bytes([12, 12]), answers)
+    reporter("by_cookie", record(3), written, receive(), bytes([1, 11, 1, 1, 0]), answers)
+    reporter("three_pages", record(3, part) * 2, record(3), written, receive(1), look, hang_up)
+    reporter("page_by_page", record(3, part), written, try_receive(), record(3), written, try_receive(1))
+    reporter("no_cookie", record(12), written, try_receive())
+    reporter("other_cookie", record(3, part), record(4), written, receive())
+    reporter("other_device", record(3, part), record(3, 30, b"\x08"), written, receive())
+    reporter("cookie_again", record(3) * 2, written, receive(1), try_receive())
+    reporter("too_many", record(3), record(4), record(5), written, receive(2), look, receive(), depth=2)
+    reporter("long_group", bytes([4, 1, 0xA0]), (written + try_receive()) * 8)
+    reporter("torn", record(3), bytes([5, 0, 17]), receive(), hang_up, try_receive())
+    reporter("cancelled", record(3), record(3, 0), written, receive(1), receive(), look, headed=True)
+    reporter("gap", record(3), record(4, 31, words(9)), written, receive(1), receive(), headed=True)
+
+    # The peer answers: groups are reported, answers put together, written and collected.
+    def report(device, pages):
+        return bytes([0, device, pages - 1])
+
+    def answer(code, lately=b""):
+        return bytes([4, 1]) + lately + bytes([code])
+
+    some, collect, detach = bytes([8, 255]), bytes([10, 12]), bytes([13, 0])
+    expire, read, bad = bytes([14, 1]), bytes([15, 1]), bytes([0]) + words(7)
+
+    def responder(name, *steps, headed=False):
+        made = bytes([from_responder, 0 if headed else 1, 3, 3, 1])
+        write("fault", f"responder.{name}", made + b"".join(steps))
+
+    responder("answered", report(0, 1), read, answer(2), some, collect)
+    responder("three_pages", report(0, 3), read, answer(1), some, collect)
+    responder("bad_code", report(0, 1), bytes([4, 1]) + bad, some, collect)
+    responder("made_up", report(0, 1), bytes([4, 0]) + words(99) + b"\2", some, collect, hang_up)
+    responder("twice", report(0, 1), answer(2) * 2, some, collect, collect)
+    responder("late", report(0, 1), detach, answer(2), some, collect, report(0, 1), headed=True)
+    responder("expired", report(0, 1), report(1, 2), expire, collect, answer(2, b"\1"), some, collect)
+    responder("torn", report(0, 1), answer(2), bytes([8, 5]), hang_up, collect)
+    responder("gone", report(0, 1), answer(2), some, hang_up, collect, report(1, 1))
+
+
 def main():
     shutil.rmtree(SEEDS, ignore_errors=True)
     log = dict(kernel())
     records(log)
     offers()
     netlink(log)
+    fault(log)
 
 
 if __name__ == "__main__":

@@ -86,6 +86,8 @@ impl Chime {
     /// Consumer, behind each look: the descriptor is readable if there is `more`, or if `has_work` finds
     /// that something has come; else it is not, and true is returned.
     fn rest(&self, waiter: &mut Waiter, more: bool, has_work: impl FnOnce() -> bool) -> bool {
+        // A claim since the last look, or a token of it would stay.
+        waiter.enter(&self.armed);
         if !more && waiter.try_sleep(&self.armed, &self.bell, has_work) {
             return true;
         }

@@ -147,7 +147,7 @@ use options::headed;
 pub fn channel(options: &Options) -> Result<(FaultReporter, FaultResponder), Error> {
     options.check()?;
     let (reporter, reader) = Exchange::pair(options.depth, headed(options.format)?)?;
-    let responder = FaultResponder::new(Responder::Local(reader), options.busy_poll);
+    let responder = FaultResponder::new(Responder::Local(reader), options.depth, options.busy_poll);
     Ok((FaultReporter::local(reporter, options), responder))
 }
 
@@ -174,7 +174,7 @@ pub fn socket(options: &Options) -> Result<(FaultReporter, UnattachedEnd), Error
 pub fn socket_responder(options: &Options) -> Result<(FaultResponder, UnattachedEnd), Error> {
     let (far, near, depth) = sockets(options)?;
     let responder = Responder::remote(Arc::new(near), depth, headed(options.format)?, None);
-    Ok((FaultResponder::new(responder, options.busy_poll), end(far, options, depth)))
+    Ok((FaultResponder::new(responder, depth, options.busy_poll), end(far, options, depth)))
 }
 
 /// The reporter's socket, the responder's, and how many groups there is room for.

@@ -27,6 +27,9 @@ const MOST_OF_GROUP: usize = WRITE_MAX / PgFault::SIZE;
 pub struct FaultResponder {
     responder: Responder<PgFault>,
     answerer: Answerer<PgFault>,
+    /// As many reads bring a group if there is one: those of all its pages, behind a notice for each group
+    /// that an honest reporter may have open.
+    most_reads: usize,
     busy_poll: Duration,
     received: u64,
 }
@@ -40,8 +43,9 @@ impl fmt::Debug for FaultResponder {
 }
 
 impl FaultResponder {
-    pub(super) fn new(responder: Responder<PgFault>, busy_poll: Duration) -> Self {
-        Self { answerer: responder.answerer(), responder, busy_poll, received: 0 }
+    pub(super) fn new(responder: Responder<PgFault>, depth: u32, busy_poll: Duration) -> Self {
+        let most_reads = MOST_OF_GROUP + depth as usize + 1;
+        Self { answerer: responder.answerer(), responder, most_reads, busy_poll, received: 0 }
     }
 
     /// Attaches the responder's end of a channel that another process has made.
@@ -59,7 +63,7 @@ impl FaultResponder {
         let headed = headed(format)?;
         check_depth("depth", depth)?;
         let responder = Responder::remote(carrier::adopt(socket)?, depth, headed, None);
-        Ok(Self::new(responder, Duration::ZERO))
+        Ok(Self::new(responder, depth, Duration::ZERO))
     }
 
     /// Attaches an end that another responder has received groups from, between two groups: `open` are
@@ -74,7 +78,7 @@ impl FaultResponder {
         check_depth("depth", depth)?;
         let socket = carrier::adopt(socket)?;
         let responder = Responder::remote(socket, depth, headed, Some(open));
-        Ok(Self::new(responder, Duration::ZERO))
+        Ok(Self::new(responder, depth, Duration::ZERO))
     }
 
     /// Receives the next group into `pages` without waiting.
@@ -89,8 +93,8 @@ impl FaultResponder {
     /// [`TryRecvError::BufferTooSmall`] when the group has more pages than `pages`: call again with
     /// more room (Linux says `EINVAL` then, and keeps the group, too).
     pub fn try_recv_group(&mut self, pages: &mut [PgFault]) -> Result<FaultGroup, TryRecvError> {
-        // A read may bring a part of a group, or a notice; a group has so many pages at most.
-        for _ in 0..=MOST_OF_GROUP {
+        // A read may bring a part of a group, or a notice.
+        for _ in 0..self.most_reads {
             let mut group = None;
             self.responder.read(pages, 1, |token| group = Some(FaultGroup(token)))?;
             if let Some(group) = group {
@@ -202,8 +206,8 @@ impl FaultResponder {
         let most = groups.iter().filter(|group| group.is_none()).count();
         let mut slots = groups.iter_mut().filter(|group| group.is_none());
         let mut count = 0;
-        // A read may bring a part of a group, or a notice; a group has so many pages at most.
-        for _ in 0..=MOST_OF_GROUP {
+        // A read may bring a part of a group, or a notice.
+        for _ in 0..self.most_reads {
             self.responder.read(pages, most, |token| {
                 if let Some(slot) = slots.next() {
                     *slot = Some(FaultGroup(token));

@@ -24,6 +24,31 @@ pub const EVERY_MAKE: &[MakeFault] = &[
     socket_made_by_responder,
 ];
 
+/// Each test with each way to make a channel; those of `local` and `socket` only where the two differ.
+#[allow(unused_macros, reason = "no single test uses all of it")]
+macro_rules! on_every_transport {
+    (every { $($every:ident)* } local { $($local:ident)* } socket { $($socket:ident)* }) => {
+        #[cfg(feature = "local")]
+        mod local {
+            $(#[test] fn $every() { super::$every($crate::common::fault::local) })*
+            $(#[test] fn $local() { super::$local() })*
+        }
+        mod socket {
+            $(#[test] fn $every() { super::$every($crate::common::fault::socket) })*
+            $(#[test] fn $socket() { super::$socket($crate::common::fault::socket) })*
+        }
+        mod socket_made_by_responder {
+            $(#[test] fn $every() { super::$every($crate::common::fault::socket_made_by_responder) })*
+            $(#[test] fn $socket() { super::$socket($crate::common::fault::socket_made_by_responder) })*
+        }
+    };
+    ($($every:ident)*) => {
+        $crate::common::fault::on_every_transport! { every { $($every)* } local {} socket {} }
+    };
+}
+#[allow(unused_imports, reason = "no single test uses all of it")]
+pub(crate) use on_every_transport;
+
 #[cfg(feature = "local")]
 pub fn local(options: &Options) -> (FaultReporter, FaultResponder) {
     fault::channel(options).unwrap()
@@ -100,6 +125,13 @@ pub fn collect(reporter: &FaultReporter) -> Vec<FaultCompletion> {
 pub fn ended(reporter: &FaultReporter) -> Vec<(u32, ResponseCode, Cause)> {
     let completions = collect(reporter);
     completions.iter().map(|completion| (completion.cookie, completion.code, completion.cause)).collect()
+}
+
+/// What groups came to, whatever the order.
+pub fn sorted(ends: impl Into<Vec<(u32, ResponseCode, Cause)>>) -> Vec<(u32, ResponseCode, Cause)> {
+    let mut ends = ends.into();
+    ends.sort_by_key(|(cookie, ..)| *cookie);
+    ends
 }
 
 /// Receives the next group; it must be there.
