@@ -25,12 +25,12 @@ use super::{Cause, Group, MustAnswer, PublishError};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Withdrawn {
     /// It was unread, and will never be read.
-    #[cfg_attr(not(feature = "local"), expect(dead_code))]
+    #[cfg_attr(not(feature = "local"), allow(dead_code))]
     Unread,
     /// The responder has it, or will, and may still answer.
     Held,
     /// Its answer was applied, and is on the way here.
-    #[cfg_attr(not(feature = "local"), expect(dead_code))]
+    #[cfg_attr(not(feature = "local"), allow(dead_code))]
     Answered,
 }
 

@@ -189,7 +189,7 @@ impl FaultReporter {
 
     /// Reports page requests in order, up to the first that is not taken; returns how many were.
     ///
-    /// One lock and one wake-up; on a socket groups of one page that follow each other go out in one
+    /// One lock and one wake-up; on a socket groups that follow each other go out in one
     /// write.
     ///
     /// # Errors
@@ -230,8 +230,9 @@ impl FaultReporter {
     /// completion for each wake-up. (Linux completes inside `iommufd_fault_fops_write()`.)
     ///
     /// What [`detach`](Self::detach), [`process`](Self::process), [`drain`](Self::drain) and
-    /// [`reset`](Self::reset) complete is there at once, without the descriptor having to tell:
-    /// collect it behind such a call, until `Empty`.
+    /// [`reset`](Self::reset) complete is there at once, and a socket's descriptor does not tell of it:
+    /// collect it behind such a call, until `Empty`, and so behind
+    /// [`wait_completions`](Self::wait_completions), which processes, too.
     ///
     /// # Errors
     ///

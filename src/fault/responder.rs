@@ -204,6 +204,7 @@ impl FaultResponder {
         groups: &mut [Option<FaultGroup>],
     ) -> Result<usize, TryRecvError> {
         let most = groups.iter().filter(|group| group.is_none()).count();
+        // Empty ones only: dropping a group takes a lock that the read holds.
         let mut slots = groups.iter_mut().filter(|group| group.is_none());
         let mut count = 0;
         // A read may bring a part of a group, or a notice.
