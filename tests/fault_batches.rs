@@ -34,6 +34,7 @@ on_every_transport! {
         batch_of_answers_completes_everything
         batch_refused_before_a_marker_is_given_back
         refused_batch_leaves_half_made_groups_as_they_were
+        page_too_many_behind_a_refused_one_does_not_count
     }
     local {
         batch_ends_where_the_queue_is_full
@@ -444,6 +445,17 @@ fn refused_batch_leaves_half_made_groups_as_they_were(make: MakeFault) {
     assert_eq!(groups, [vec![0x10, 0x11, 0x12], vec![0x40], vec![0x20, 0x21], vec![0x30, 0x31, 0x32]]);
     assert!(is_empty(&mut responder));
     assert_eq!(reporter.counters().half_made, half_made);
+}
+
+fn page_too_many_behind_a_refused_one_does_not_count(make: MakeFault) {
+    let (reporter, mut responder) = with_a_full_queue(make);
+    let pages = group(1, 7, 33);
+    assert_eq!(reporter.report_batch(&pages[..31]).unwrap(), 31);
+    assert_full(&reporter, &[page(2, 0), pages[31], pages[32]]);
+    // Its caller was never told that the group is too large, and may end it.
+    make_room(&mut responder);
+    publish(&reporter, FaultRequest { last: true, ..pages[31] });
+    assert_eq!(receive(&mut responder).0.len(), 32);
 }
 
 #[cfg(feature = "local")]

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use common::fault::*;
-use common::{in_own_process, readable, until, wait_readable};
+use common::{dropped_in_a_child, in_own_process, readable, until, wait_readable};
 use fork::{Fork, fork, waitpid};
 use nix::sys::signal::{Signal, raise};
 use recordfd::TryRecvError;
@@ -15,20 +15,6 @@ use recordfd::fault::{Cause, FaultGroup, FaultReporter, FaultResponder, Options,
 use recordfd::uapi::{Format, PgFault};
 
 use ResponseCode::{Invalid, Success};
-
-/// Forks; the child drops `ends` and goes, the parent waits for that and keeps them.
-fn dropped_in_a_child<T>(ends: T) -> T {
-    match fork().unwrap() {
-        Fork::Child => {
-            drop(ends);
-            std::process::exit(0);
-        }
-        Fork::Parent(child) => {
-            assert_eq!(waitpid(child).unwrap(), 0, "the child failed");
-            ends
-        }
-    }
-}
 
 /// A channel in the middle of everything: a group that is held, one that is unread, one that is answered
 /// and not collected, a zombie, and one that has only begun.

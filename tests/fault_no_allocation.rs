@@ -1,12 +1,13 @@
 //! After set-up no call of a page-fault channel allocates, whatever comes of it.
 
+#[path = "common/allocation.rs"]
+mod allocation;
 mod common;
 
-use std::hint::black_box;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use allocation_counter::measure;
+use allocation::without;
 use common::SOON;
 use common::fault::*;
 use recordfd::TryRecvError;
@@ -24,20 +25,6 @@ on_every_transport! {
     waiting_allocates_nothing
     end_of_a_channel_allocates_nothing
     many_devices_and_pasids_allocate_nothing
-}
-
-/// Runs `work` and fails if this thread allocates meanwhile.
-fn without<T>(what: &str, work: impl FnOnce() -> T) -> T {
-    let mut result = None;
-    let info = measure(|| result = Some(work()));
-    assert_eq!((info.count_total, info.count_current), (0, 0), "{what} allocates or frees");
-    result.unwrap()
-}
-
-#[test]
-fn counter_sees_an_allocation() {
-    let info = measure(|| drop(black_box(Box::new(7))));
-    assert_eq!((info.count_total, info.count_current), (1, 0));
 }
 
 /// Runs `test` with options of each format, and whether it can say CANCELLED.

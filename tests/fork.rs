@@ -3,24 +3,9 @@
 mod common;
 
 use common::*;
-use fork::{Fork, fork, waitpid};
 use recordfd::event::Received;
 use recordfd::uapi::AcpiOst;
 use recordfd::{Options, TryRecvError};
-
-/// Forks; the child drops `ends` and goes, the parent waits for that and keeps them.
-fn dropped_in_a_child<T>(ends: T) -> T {
-    match fork().unwrap() {
-        Fork::Child => {
-            drop(ends);
-            std::process::exit(0);
-        }
-        Fork::Parent(child) => {
-            assert_eq!(waitpid(child).unwrap(), 0, "the child failed");
-            ends
-        }
-    }
-}
 
 /// A channel of depth 4 that is full and has a loss of 3 pending.
 fn with_loss(make: Make) -> (Tx, Rx) {

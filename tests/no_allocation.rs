@@ -1,30 +1,17 @@
 //! After set-up no send or receive allocates.
 
+#[path = "common/allocation.rs"]
+mod allocation;
 mod common;
 
-use std::hint::black_box;
 use std::thread;
 use std::time::Duration;
 
-use allocation_counter::measure;
+use allocation::without;
 use common::*;
 use recordfd::event::Received;
 use recordfd::uapi::AcpiOst;
 use recordfd::{Options, TryRecvError, TrySendError};
-
-/// Runs `work` and fails if this thread allocates meanwhile.
-fn without<T>(what: &str, work: impl FnOnce() -> T) -> T {
-    let mut result = None;
-    let info = measure(|| result = Some(work()));
-    assert_eq!((info.count_total, info.count_current), (0, 0), "{what} allocates or frees");
-    result.unwrap()
-}
-
-#[test]
-fn counter_sees_an_allocation() {
-    let info = measure(|| drop(black_box(Box::new(7))));
-    assert_eq!((info.count_total, info.count_current), (1, 0));
-}
 
 fn nothing_allocates(make: Make) {
     let (tx, mut rx) = make(&Options::new().depth(64).reply_depth(8));

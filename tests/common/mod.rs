@@ -12,6 +12,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fork::{Fork, fork, waitpid};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use recordfd::Options;
 use recordfd::event::{self, Received, Receiver, Sender};
@@ -154,6 +155,20 @@ pub const EVERY_MAKE: &[Make] = &[
     socket,
     socket_made_by_receiver,
 ];
+
+/// Forks; the child drops `ends` and goes, the parent waits for that and keeps them.
+pub fn dropped_in_a_child<T>(ends: T) -> T {
+    match fork().unwrap() {
+        Fork::Child => {
+            drop(ends);
+            std::process::exit(0);
+        }
+        Fork::Parent(child) => {
+            assert_eq!(waitpid(child).unwrap(), 0, "the child failed");
+            ends
+        }
+    }
+}
 
 /// Runs `test`, the test `name`, in a process of its own: for what is counted or limited by process.
 pub fn in_own_process(name: &str, test: impl FnOnce()) {
