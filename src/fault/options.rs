@@ -65,8 +65,8 @@ impl Options {
     /// How many faults may wait unread, and how many groups may be on their way: unread, unanswered,
     /// completed and not collected, or completed without an answer that may still come. From 1 to 2^20.
     ///
-    /// On a socket it is at least 2, and may end up lower where the system limits send buffers: an answer
-    /// to each group has room in them. What it really is, the ends' `depth` tells. (Linux' own queue has
+    /// On a socket it is at least 2, counts writes where it bounds what is unread, and may end up lower
+    /// where the system limits send buffers: an answer to each group has room in them. What it really is, the ends' `depth` tells. (Linux' own queue has
     /// no bound.)
     #[must_use]
     pub const fn depth(mut self, depth: u32) -> Self {

@@ -371,7 +371,7 @@ impl FaultReporter {
 
     /// Completes what has waited too long by `now`: groups for their answer, half-made ones for their
     /// last page. Answers that have come by then are applied first. Returns how many completions wait to
-    /// be collected now. (Linux waits for ever.)
+    /// be collected now, besides those that the descriptor tells of. (Linux waits for ever.)
     pub fn process(&self, now: Instant) -> usize {
         let mut state = lock(&self.0.state);
         state.process(now);

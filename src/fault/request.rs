@@ -208,7 +208,8 @@ pub enum Reported {
 }
 
 /// A request was not taken; it is given back, and everything is as it was before, but for what
-/// [`TooLarge`](Self::TooLarge) says.
+/// [`TooLarge`](Self::TooLarge) says, and for a Stop Marker that was remembered: a request of its PASID
+/// shows that the requests go on.
 ///
 /// There is room again when completions were collected, and between threads also when the responder has
 /// received; no wake-up tells of the latter.
