@@ -61,7 +61,8 @@ impl Options {
     /// How many records may wait unread, from 1 to 2^20.
     ///
     /// On a socket this counts writes and is at least 2; it may end up lower, where the system limits
-    /// send buffers. What it really is, the sender's `capacity` tells.
+    /// send buffers. In shared memory it is rounded up to a power of two. What it really is, the sender's
+    /// `capacity` tells.
     #[must_use]
     pub const fn depth(mut self, records: u32) -> Self {
         self.depth = records;
@@ -85,7 +86,9 @@ impl Options {
     /// How long a blocking receive looks for records before it sleeps.
     ///
     /// A wake-up costs tens of microseconds where a look at a queue costs nanoseconds. Worth it on a
-    /// processor that has nothing else to do; zero, the default, sleeps at once.
+    /// processor that has nothing else to do; zero, the default, sleeps at once. On a shared channel a receiver
+    /// that does so leaves a wake-up in its descriptor that tells the sender to put in no other: behind a receive
+    /// that brought something the descriptor may read as readable once with nothing to receive.
     #[must_use]
     pub const fn busy_poll(mut self, busy_poll: Duration) -> Self {
         self.busy_poll = busy_poll;
@@ -97,9 +100,9 @@ impl Options {
         check_depth("reply_depth", self.reply_depth)
     }
 
-    pub(crate) fn check_for_socket(&self) -> Result<(), Error> {
+    pub(crate) fn check_for_processes(&self) -> Result<(), Error> {
         if self.overflow == Overflow::DropOldest {
-            let reason = "what was written to a socket cannot be taken back to drop the oldest";
+            let reason = "what another process may be reading cannot be taken back to drop the oldest";
             return Err(Error::Unsupported { reason });
         }
         self.check()
@@ -162,13 +165,13 @@ impl UnattachedEnd {
     /// # Errors
     ///
     /// What [`fd::recv_descriptor`] says, [`Error::Description`] when what came with the descriptor is
-    /// not a description, [`Error::Unsupported`] when it is that of another transport than a socket.
+    /// not a description, [`Error::Unsupported`] when it is that of a transport whose ends are not passed on.
     pub fn recv_from(socket: impl AsFd) -> Result<Self, Error> {
         let mut bytes = [0; ChannelInfo::SIZE];
         let (length, descriptor) = fd::recv_descriptor(socket, &mut bytes)?;
         let info = ChannelInfo::decode(&bytes[..length]).map_err(Error::Description)?;
-        if info.transport != Transport::SOCKET {
-            return Err(Error::Unsupported { reason: "the end is not that of a socket" });
+        if ![Transport::SOCKET, Transport::SHARED].contains(&info.transport) {
+            return Err(Error::Unsupported { reason: "the end is of a transport that cannot be passed on" });
         }
         Ok(Self { socket: descriptor, info })
     }

@@ -27,6 +27,21 @@ pub(crate) trait Tokens {
     fn put(&self);
     /// Takes one token out; false when none is there.
     fn take(&self) -> bool;
+
+    /// The producer's fence, between publishing and its look at the word.
+    #[inline]
+    fn fence_ring(&self) {
+        // Pairs with the fence in `fence_sleep`.
+        fence(Ordering::SeqCst);
+    }
+
+    /// The consumer's fence, between arming and its second look; false when it could not be.
+    #[inline]
+    fn fence_sleep(&self) -> bool {
+        // Pairs with the fence in `fence_ring`.
+        fence(Ordering::SeqCst);
+        true
+    }
 }
 
 /// Value of `armed` when the consumer wants a token. A new channel starts with it.
@@ -39,7 +54,7 @@ pub(crate) fn ring(armed: &AtomicU32, tokens: &impl Tokens) -> bool {
     // Pairs with the fence in `Waiter::try_sleep`: either the consumer's second look sees what was
     // just published, or this side sees `armed` set. It must be the fence: two SeqCst accesses of
     // different words would do on hardware, but loom does not model them as strong as that.
-    fence(Ordering::SeqCst);
+    tokens.fence_ring();
     // AcqRel on the exchange: of several producers one claims the token, ordered after the arming. A
     // failed claim writes nothing, so it cannot be taken for one by the consumer's own exchange.
     let claimed = armed.load(Ordering::Relaxed) == ARMED
@@ -88,8 +103,7 @@ impl Waiter {
             armed.store(ARMED, Ordering::Relaxed);
             self.armed = true;
             // Pairs with the fence in `ring`.
-            fence(Ordering::SeqCst);
-            if has_work() {
+            if !tokens.fence_sleep() || has_work() {
                 self.stay_awake(armed);
                 return false;
             }
@@ -107,6 +121,22 @@ impl Waiter {
             tokens.put();
             self.owned = 1;
         }
+    }
+
+    /// Whether the descriptor holds a token, or one is on its way, that is left there: producers then put no
+    /// other one in, and this side need not want one.
+    pub(crate) fn is_parked(&self) -> bool {
+        !self.armed && self.owned > 0
+    }
+
+    /// Whether every token that is this side's has been taken out.
+    pub(crate) fn owns_none(&self) -> bool {
+        self.owned == 0
+    }
+
+    /// Notes tokens that were put in for another reason than arming.
+    pub(crate) fn note_tokens(&mut self, count: u32) {
+        self.owned += count;
     }
 
     /// Takes the arming back, so that producers put no token in: the consumer looks by itself.

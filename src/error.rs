@@ -10,7 +10,7 @@
 use std::fmt;
 use std::io;
 
-use recordfd_uapi::{Format, RecordError};
+use recordfd_uapi::{Format, OfferError, RecordError};
 
 /// Setting up a channel or passing a descriptor failed.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,26 @@ pub enum Error {
     /// The bytes that came with a descriptor do not describe a channel.
     #[error("the message does not describe a channel")]
     Description(#[source] RecordError),
+    /// More descriptors are on their way over sockets than the user may have open; a privileged user may have
+    /// any number (`ETOOMANYREFS`).
+    #[error("too many descriptors are under way over sockets")]
+    TooManyInFlight,
+    /// What should describe a shared channel is no offer.
+    #[error("the end does not describe a shared channel")]
+    Offer(#[source] OfferError),
+    /// The offer of a shared channel describes one that cannot be.
+    #[error("the offer is refused: {reason}")]
+    BadOffer {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The end is that of the other side: a sender's or reporter's where a receiver or responder was to be
+    /// attached, or the other way round.
+    #[error("the end is for the other side of a channel")]
+    WrongEnd,
+    /// No offer is there: the end was attached before, or is none of a shared channel.
+    #[error("the end was attached already, or is none of a shared channel")]
+    AlreadyAttached,
     /// The other side has hung up.
     #[error("the other side has hung up")]
     Closed,
@@ -75,6 +95,10 @@ impl Error {
     pub fn errno(&self) -> i32 {
         match self {
             Self::Option { .. } | Self::Format { .. } | Self::Description(_) => libc::EINVAL,
+            Self::BadOffer { .. } | Self::WrongEnd => libc::EINVAL,
+            Self::Offer(source) => source.errno(),
+            Self::AlreadyAttached => libc::EBUSY,
+            Self::TooManyInFlight => libc::ETOOMANYREFS,
             Self::Unsupported { .. } => libc::EOPNOTSUPP,
             Self::NotASocket(_) => libc::ENOTSOCK,
             Self::NoDescriptor => libc::ENODATA,
@@ -199,6 +223,12 @@ pub enum Violation {
     /// A read cut a message off: the descriptor is a socket of datagrams or packets, not of a stream.
     #[error("the descriptor is no stream socket: a message was cut off")]
     NotAStream,
+    /// An index of a shared ring went backwards, or further than the ring is deep.
+    #[error("an index of the ring went where it cannot be")]
+    RingIndex,
+    /// A byte in the socket of a shared channel that stands for no wake-up.
+    #[error("a wake-up that nothing was there for")]
+    StrayToken,
     /// A loss notice that stands for no loss.
     #[error("a loss notice that stands for no lost record")]
     NothingLost,

@@ -18,8 +18,8 @@ use crate::sys;
 /// # Errors
 ///
 /// [`Error::Option`] when `bytes` is empty (a descriptor cannot travel alone on a stream),
-/// [`Error::Closed`] when the other side is gone, [`Error::Os`] for everything else: `EAGAIN` on a
-/// non-blocking socket without room, `ETOOMANYREFS` when too many descriptors are under way. Bytes
+/// [`Error::Closed`] when the other side is gone, [`Error::TooManyInFlight`] when too many descriptors are
+/// under way, [`Error::Os`] for everything else: `EAGAIN` on a non-blocking socket without room. Bytes
 /// too many for one write may be with the peer in part then, and the descriptor with them.
 ///
 /// # Examples
@@ -49,6 +49,7 @@ pub fn send_descriptor(socket: impl AsFd, bytes: &[u8], descriptor: BorrowedFd<'
             Ok(sent) => (rest, rights) = (&rest[sent..], &[]),
             Err(Errno::EINTR) => {}
             Err(Errno::EPIPE | Errno::ECONNRESET) => return Err(Error::Closed),
+            Err(Errno::ETOOMANYREFS) => return Err(Error::TooManyInFlight),
             Err(errno) => return Err(Error::os("sendmsg", errno)),
         }
     }
@@ -71,7 +72,7 @@ pub fn recv_descriptor(socket: impl AsFd, bytes: &mut [u8]) -> Result<(usize, Ow
         let reason = "a message takes at least a byte";
         return Err(Error::Option { name: "bytes", value: 0, reason });
     }
-    let received = sys::recv_descriptors(socket.as_fd(), bytes);
+    let received = sys::recv_descriptors(socket.as_fd(), bytes, 0);
     match received.map_err(|source| Error::os("recvmsg", source))? {
         (_, _, true) => Err(Error::DescriptorsCutOff),
         (0, None, _) => Err(Error::Closed),

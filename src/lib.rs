@@ -38,7 +38,6 @@ mod answer;
 #[cfg(feature = "local")]
 mod bell;
 pub mod channel;
-#[cfg(feature = "local")]
 mod doorbell;
 #[cfg(feature = "local")]
 mod drain;
@@ -46,6 +45,7 @@ pub mod error;
 pub mod event;
 pub mod fault;
 pub mod fd;
+mod ring;
 mod sync;
 mod sys;
 mod transport;

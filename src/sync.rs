@@ -7,8 +7,7 @@ use loom::sync as base;
 #[cfg(not(loom))]
 use std::sync as base;
 
-#[cfg(feature = "local")]
-pub(crate) use base::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+pub(crate) use base::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 pub(crate) use base::{Condvar, Mutex, MutexGuard};
 
 /// Locks `mutex`. A panic while it was held is no reason to stop: no code of a user runs under our

@@ -18,6 +18,10 @@ macro_rules! on_every_transport {
         on_every_transport! {
             @module socket_made_by_receiver, common::socket_made_by_receiver, , $($test),*
         }
+        on_every_transport! { @module shared, common::shared, , $($test),* }
+        on_every_transport! {
+            @module shared_made_by_receiver, common::shared_made_by_receiver, , $($test),*
+        }
     };
     (@module $name:ident, $make:path, $(#[$cfg:meta])?, $($test:ident),*) => {
         $(#[$cfg])?

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,10 @@ use super::local::{LocalReader, LocalResponder};
 use super::responder::{GroupReader, RemoteResponder};
 use super::wire::RecordRx;
 use super::{AnswerError, MustAnswer};
-use crate::error::TryRecvError;
+use crate::error::{Error, TryRecvError};
+use crate::transport::Remote;
 #[cfg(feature = "local")]
-use crate::transport::{spin_until, wait_readable};
+use crate::transport::{NO_FENCES, spin_until};
 
 /// What answers: the responder's end and its open groups share it.
 #[derive(Clone, Debug)]
@@ -127,11 +128,11 @@ pub(crate) enum Responder<A: MustAnswer> {
 }
 
 impl<A: MustAnswer> Responder<A> {
-    /// A responder on a socket, with at most `depth` groups open: the first one, or behind another that
+    /// The responder to another process, with at most `depth` groups open: the first one, or behind another that
     /// has left these groups open.
-    pub(crate) fn remote(socket: Arc<OwnedFd>, depth: u32, headed: bool, resumed: Option<&[u32]>) -> Self {
-        let rx = RecordRx::new(socket.clone(), headed, resumed.is_none());
-        let responder = RemoteResponder::new(socket, depth, resumed.unwrap_or(&[]));
+    pub(crate) fn remote(remote: &Remote, depth: u32, headed: bool, resumed: Option<&[u32]>) -> Self {
+        let rx = RecordRx::new(remote, headed, resumed.is_none());
+        let responder = RemoteResponder::new(remote, depth, resumed.unwrap_or(&[]));
         Self::Remote(GroupReader::new(rx, Arc::new(responder)))
     }
 
@@ -159,19 +160,65 @@ impl<A: MustAnswer> Responder<A> {
         }
     }
 
+    /// What comes in front of a blocking receive: looks for `busy_poll` whether there is something to read.
+    pub(crate) fn look(&mut self, deadline: Option<Instant>, busy_poll: Duration) -> io::Result<()> {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(reader) => {
+                reader.look(spin_until(deadline, busy_poll));
+                Ok(())
+            }
+            Self::Remote(reader) => reader.rx.look(deadline, busy_poll),
+        }
+    }
+
+    /// Sleeps until a read may bring something; false when `deadline` came first.
+    pub(crate) fn sleep(&mut self, deadline: Option<Instant>) -> io::Result<bool> {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(reader) => reader.sleep(deadline),
+            Self::Remote(reader) => reader.rx.sleep(deadline),
+        }
+    }
+
     /// Looks for `busy_poll`, then sleeps, until a read may bring something; false when `deadline` came
     /// first.
     pub(crate) fn wait(&mut self, deadline: Option<Instant>, busy_poll: Duration) -> io::Result<bool> {
         match self {
             #[cfg(feature = "local")]
             Self::Local(reader) => {
-                let spin_until = spin_until(deadline, busy_poll);
-                if spin_until.is_some_and(|until| reader.spin(until)) {
-                    return Ok(true);
-                }
-                wait_readable(reader.responder.as_fd(), deadline)
+                if reader.look(spin_until(deadline, busy_poll)) { Ok(true) } else { reader.sleep(deadline) }
             }
             Self::Remote(reader) => reader.rx.wait(deadline, busy_poll),
+        }
+    }
+
+    /// How often a wait ended by looking, and how often by a sleep.
+    pub(crate) fn waits(&self) -> (u64, u64) {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(reader) => reader.waits,
+            Self::Remote(reader) => reader.rx.waits(),
+        }
+    }
+
+    /// Says whether this end looks by itself before it sleeps.
+    pub(crate) fn set_busy(&mut self, busy: bool) {
+        if let Self::Remote(reader) = self {
+            reader.rx.set_busy(busy);
+        }
+    }
+
+    /// Leaves fences to the reporter, where it makes them for both, and makes its own for both.
+    pub(crate) fn use_asymmetric_fence(&mut self) -> Result<(), Error> {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(_) => Err(NO_FENCES),
+            Self::Remote(reader) => {
+                reader.responder.leave_fences()?;
+                reader.rx.fence_for_both();
+                Ok(())
+            }
         }
     }
 }

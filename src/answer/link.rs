@@ -1,30 +1,32 @@
 //! What carries the records of a reporter and brings the answers.
 
 use std::marker::PhantomData;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 #[cfg(feature = "local")]
 use super::local::{self, LocalReporter};
 use super::wire::RecordTx;
 use super::{MustAnswer, Withdrawn};
-use crate::error::{TryRecvError, TrySendError};
-use crate::transport::{Rx, RxCarrier, socket};
+use crate::error::{Error, TryRecvError, TrySendError};
+#[cfg(feature = "local")]
+use crate::transport::NO_FENCES;
+use crate::transport::{Remote, Rx};
 
 #[derive(Debug)]
 pub(crate) enum Link<A: MustAnswer> {
     #[cfg(feature = "local")]
     Local(LocalReporter<A>),
-    Socket {
+    Remote {
         records: RecordTx<A>,
         answers: Rx<A::Answer>,
     },
 }
 
 impl<A: MustAnswer> Link<A> {
-    pub(crate) fn socket(socket: Arc<OwnedFd>, depth: u32, headed: bool) -> Self {
-        let records = RecordTx::new(socket.clone(), depth, headed);
-        Self::Socket { records, answers: Rx::new(RxCarrier::Socket(socket::Rx::new(socket))) }
+    /// To another process; `busy`: this end looks by itself before it sleeps.
+    pub(crate) fn remote(remote: &Remote, depth: u32, headed: bool, busy: bool) -> Self {
+        let mut answers = remote.rx();
+        answers.set_busy(busy);
+        Self::Remote { records: RecordTx::new(remote, depth, headed), answers }
     }
 
     /// The most records that are sent together.
@@ -32,7 +34,7 @@ impl<A: MustAnswer> Link<A> {
         match self {
             #[cfg(feature = "local")]
             Self::Local(reporter) => reporter.most(),
-            Self::Socket { records, .. } => records.most(),
+            Self::Remote { records, .. } => records.most(),
         }
     }
 
@@ -41,10 +43,13 @@ impl<A: MustAnswer> Link<A> {
         match self {
             #[cfg(feature = "local")]
             Self::Local(reporter) => reporter.send(records),
-            // Where one record has room, a whole write has.
-            Self::Socket { records: tx, .. } => {
-                tx.send(records.len(), |index| records[index])?;
-                Ok(records.len())
+            Self::Remote { records: tx, .. } => {
+                let count = whole_groups(&records[..tx.room(records.len())?]);
+                if count == 0 {
+                    return Err(TrySendError::Full(()));
+                }
+                tx.send(count, |index| records[index])?;
+                Ok(count)
             }
         }
     }
@@ -57,7 +62,7 @@ impl<A: MustAnswer> Link<A> {
                 reporter.tell_cancelled(cookie);
                 Ok(())
             }
-            Self::Socket { records, .. } => records.send_cancelled(dev_id, cookie),
+            Self::Remote { records, .. } => records.send_cancelled(dev_id, cookie),
         }
     }
 
@@ -66,7 +71,7 @@ impl<A: MustAnswer> Link<A> {
         match self {
             #[cfg(feature = "local")]
             Self::Local(reporter) => Withdrawal::Local(reporter.withdrawal()),
-            Self::Socket { .. } => Withdrawal::Socket(PhantomData),
+            Self::Remote { .. } => Withdrawal::Remote(PhantomData),
         }
     }
 
@@ -75,7 +80,7 @@ impl<A: MustAnswer> Link<A> {
         match self {
             #[cfg(feature = "local")]
             Self::Local(reporter) => reporter.recv(sink),
-            Self::Socket { answers, .. } => {
+            Self::Remote { answers, .. } => {
                 let taken = answers.recv(most, |answer| {
                     sink(answer);
                     Ok(())
@@ -86,13 +91,13 @@ impl<A: MustAnswer> Link<A> {
     }
 
     /// Call it behind each look for completions: the descriptor should be readable while there is `more`
-    /// of them, or answers. That of a socket is by itself while there are answers, and cannot be made so
-    /// from this side. True: nothing is there.
+    /// of them, or answers. That of a socket, or of a shared channel, is by itself while there are answers, and
+    /// cannot be made so from this side. True: nothing is there.
     pub(crate) fn rest(&mut self, more: bool) -> bool {
         match self {
             #[cfg(feature = "local")]
             Self::Local(reporter) => reporter.rest(more),
-            Self::Socket { .. } => !more,
+            Self::Remote { .. } => !more,
         }
     }
 
@@ -101,18 +106,36 @@ impl<A: MustAnswer> Link<A> {
         match self {
             #[cfg(feature = "local")]
             Self::Local(reporter) => reporter.note_completions(),
-            Self::Socket { .. } => {}
+            Self::Remote { .. } => {}
         }
     }
 
-    /// Writes what is left of accepted records, if someone's change of the send buffer cut them.
+    /// Leaves fences to the responder, where it makes them for both, and makes its own for both.
+    pub(crate) fn use_asymmetric_fence(&mut self) -> Result<(), Error> {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(_) => Err(NO_FENCES),
+            Self::Remote { records, answers } => {
+                records.leave_fences()?;
+                answers.fence_for_both();
+                Ok(())
+            }
+        }
+    }
+
+    /// See [`RemoteTx::finish`](crate::transport::RemoteTx::finish).
     pub(crate) fn finish(&mut self) -> Result<(), TrySendError<()>> {
         match self {
             #[cfg(feature = "local")]
             Self::Local(_) => Ok(()),
-            Self::Socket { records, .. } => records.finish(),
+            Self::Remote { records, .. } => records.finish(),
         }
     }
+}
+
+/// How many of `records` are whole groups.
+pub(crate) fn whole_groups<A: MustAnswer>(records: &[A]) -> usize {
+    records.iter().rposition(A::is_last).map_or(0, |last| last + 1)
 }
 
 /// Groups being taken back from the responder.
@@ -120,7 +143,7 @@ impl<A: MustAnswer> Link<A> {
 pub(crate) enum Withdrawal<'a, A: MustAnswer> {
     #[cfg(feature = "local")]
     Local(local::Withdrawal<'a, A>),
-    Socket(PhantomData<&'a A>),
+    Remote(PhantomData<&'a A>),
 }
 
 impl<A: MustAnswer> Withdrawal<'_, A> {
@@ -129,7 +152,7 @@ impl<A: MustAnswer> Withdrawal<'_, A> {
             #[cfg(feature = "local")]
             Self::Local(withdrawal) => withdrawal.take_back(cookie),
             // What is written is out of this side's hands.
-            Self::Socket(_) => {
+            Self::Remote(_) => {
                 let _ = cookie;
                 Withdrawn::Held
             }

@@ -6,6 +6,7 @@
 //! alone, so that the lock is held for little more than copying records and answers.
 
 use std::collections::VecDeque;
+use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, PoisonError};
@@ -14,12 +15,13 @@ use std::time::{Duration, Instant};
 use recordfd_uapi::WRITE_MAX;
 
 use super::ledger::{slot_bits, slot_of};
+use super::link::whole_groups;
 use super::{AnswerError, MustAnswer, Withdrawn};
 use crate::bell::Bell;
 use crate::doorbell::{ARMED, Tokens, Waiter, ring};
 use crate::error::{Error, TryRecvError, TrySendError};
 use crate::sync::{AtomicBool, AtomicU32, Condvar, Mutex, MutexGuard, Ordering, lock};
-use crate::transport::Owner;
+use crate::transport::{Owner, spin, wait_readable};
 
 #[cfg(all(test, loom))]
 mod models;
@@ -65,16 +67,8 @@ impl Chime {
 
     /// Looks for work until `until`.
     fn spin(&self, until: Instant) -> bool {
-        while Instant::now() < until {
-            for _ in 0..64 {
-                // Relaxed: as above.
-                if self.work.load(Ordering::Relaxed) {
-                    return true;
-                }
-                std::hint::spin_loop();
-            }
-        }
-        false
+        // Relaxed: as above.
+        spin(until, || self.work.load(Ordering::Relaxed))
     }
 
     /// Consumer: wants no tokens, for it looks by itself.
@@ -183,7 +177,7 @@ impl<A: MustAnswer> Exchange<A> {
         let reporter =
             LocalReporter { exchange: exchange.clone(), waiter: Waiter::new(), owner: Owner::this_process() };
         let responder = Arc::new(LocalResponder { exchange, owner: Owner::this_process() });
-        Ok((reporter, LocalReader { responder, waiter: Waiter::new() }))
+        Ok((reporter, LocalReader { responder, waiter: Waiter::new(), waits: (0, 0) }))
     }
 
     /// How often completions have come about, for [`wait_change`](Self::wait_change).
@@ -274,10 +268,10 @@ impl<A: MustAnswer> LocalReporter<A> {
             return Err(TrySendError::Closed(()));
         }
         let room = records.len().min(self.exchange.depth - state.unread.len());
-        let Some(last) = records[..room].iter().rposition(A::is_last) else {
+        let count = whole_groups(&records[..room]);
+        if count == 0 {
             return Err(TrySendError::Full(()));
-        };
-        let count = last + 1;
+        }
         let State { unread, places, .. } = &mut *state;
         for record in &records[..count] {
             unread.push_back(*record);
@@ -525,6 +519,8 @@ impl<A: MustAnswer> Drop for LocalResponder<A> {
 pub(crate) struct LocalReader<A: MustAnswer> {
     pub(crate) responder: Arc<LocalResponder<A>>,
     waiter: Waiter,
+    /// Waits that ended by looking, and by a sleep.
+    pub(crate) waits: (u64, u64),
 }
 
 impl<A: MustAnswer> LocalReader<A> {
@@ -571,10 +567,20 @@ impl<A: MustAnswer> LocalReader<A> {
     }
 
     /// Looks for groups until `until`; true when there are some.
-    pub(crate) fn spin(&mut self, until: Instant) -> bool {
+    pub(crate) fn look(&mut self, until: Option<Instant>) -> bool {
         let exchange = &*self.responder.exchange;
+        let Some(until) = until.filter(|_| !exchange.has_unread()) else { return false };
         let chime = &exchange.records_bell;
         chime.stay_awake(&mut self.waiter);
-        chime.spin(until) || !chime.rest(&mut self.waiter, false, || exchange.has_unread())
+        let found = chime.spin(until) || !chime.rest(&mut self.waiter, false, || exchange.has_unread());
+        self.waits.0 += u64::from(found);
+        found
+    }
+
+    /// Sleeps until there are groups; false when `deadline` came first.
+    pub(crate) fn sleep(&mut self, deadline: Option<Instant>) -> io::Result<bool> {
+        let woken = wait_readable(self.responder.as_fd(), deadline)?;
+        self.waits.1 += u64::from(woken);
+        Ok(woken)
     }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::link::{Link, Withdrawal};
 use super::{Completion, Group, Ledger, MustAnswer, PublishError};
-use crate::error::{TryRecvError, TrySendError, Violation};
+use crate::error::{Error, TryRecvError, TrySendError, Violation};
 
 /// Answers taken in with one look.
 const MOST_ANSWERS: usize = 2048;
@@ -155,6 +155,11 @@ impl<A: MustAnswer> Reporter<A> {
         if self.ledger.unanswered() < unanswered {
             self.link.note_completions();
         }
+    }
+
+    /// See [`Link::use_asymmetric_fence`].
+    pub(crate) fn use_asymmetric_fence(&mut self) -> Result<(), Error> {
+        self.link.use_asymmetric_fence()
     }
 
     /// Wants no wake-up until the next look, for its user looks by itself.

@@ -2,15 +2,14 @@
 //! it does not read holds nobody up.
 
 use std::ops::Range;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::open::OpenGroups;
 use super::wire::RecordRx;
 use super::{AnswerError, MustAnswer};
-use crate::error::{TryRecvError, TrySendError, Violation};
+use crate::error::{Error, TryRecvError, TrySendError, Violation};
 use crate::sync::{Mutex, lock};
-use crate::transport::{Owner, socket};
+use crate::transport::{Owner, Remote, RemoteTx};
 
 /// What has been received and not answered. Groups answer through it from any thread.
 #[derive(Debug)]
@@ -21,7 +20,7 @@ pub(crate) struct RemoteResponder<A: MustAnswer> {
 
 #[derive(Debug)]
 struct Answers<A: MustAnswer> {
-    tx: socket::Tx<A::Answer>,
+    tx: RemoteTx<A::Answer>,
     open: OpenGroups,
     /// Groups whose user dropped them, to be answered negatively. They are in `open` until then.
     owed: Vec<u32>,
@@ -29,11 +28,11 @@ struct Answers<A: MustAnswer> {
 
 impl<A: MustAnswer> RemoteResponder<A> {
     /// A responder with at most `depth` groups open, `open` of which another one has received.
-    pub(crate) fn new(socket: Arc<OwnedFd>, depth: u32, open: &[u32]) -> Self {
+    pub(crate) fn new(remote: &Remote, depth: u32, open: &[u32]) -> Self {
         let depth = (depth as usize).max(open.len());
         let mut answers = Answers {
             // The kernel alone says when there is no room; there always is with an honest reporter.
-            tx: socket::Tx::new(socket, u32::MAX),
+            tx: remote.tx(u32::MAX),
             open: OpenGroups::new(depth),
             owed: Vec::with_capacity(depth),
         };
@@ -113,6 +112,11 @@ impl<A: MustAnswer> RemoteResponder<A> {
             // Without room it stays owed; with nobody there, nothing is.
             let _ = answers.flush_owed();
         }
+    }
+
+    /// Leaves fences to the reporter, where it makes them for both.
+    pub(crate) fn leave_fences(&self) -> Result<(), Error> {
+        lock(&self.answers).tx.leave_fences()
     }
 
     pub(crate) fn is_cancelled(&self, cookie: u32) -> bool {

@@ -2,31 +2,26 @@
 //! header that can say CANCELLED.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use recordfd_uapi::{Event, EventFlags, EventHeader, Record, Sequence, WRITE_MAX};
 
 use super::MustAnswer;
-use crate::error::{TryRecvError, TrySendError, Violation};
-use crate::transport::{Rx, RxCarrier, socket};
+use crate::error::{Error, TryRecvError, TrySendError, Violation};
+use crate::transport::{Remote, RemoteTx, Rx};
 
 /// The producing end of the records.
 #[derive(Debug)]
 pub(crate) enum RecordTx<A: MustAnswer> {
-    Bare(socket::Tx<A>),
+    Bare(RemoteTx<A>),
     /// With the number of the next record.
-    Headed(socket::Tx<Event<A>>, Sequence),
+    Headed(RemoteTx<Event<A>>, Sequence),
 }
 
 impl<A: MustAnswer> RecordTx<A> {
-    pub(crate) fn new(socket: Arc<OwnedFd>, depth: u32, headed: bool) -> Self {
-        if headed {
-            Self::Headed(socket::Tx::new(socket, depth), Sequence::ZERO)
-        } else {
-            Self::Bare(socket::Tx::new(socket, depth))
-        }
+    pub(crate) fn new(remote: &Remote, depth: u32, headed: bool) -> Self {
+        if headed { Self::Headed(remote.tx(depth), Sequence::ZERO) } else { Self::Bare(remote.tx(depth)) }
     }
 
     /// The most records that are sent whole.
@@ -34,6 +29,14 @@ impl<A: MustAnswer> RecordTx<A> {
         match self {
             Self::Bare(tx) => tx.most_whole(),
             Self::Headed(tx, _) => tx.most_whole(),
+        }
+    }
+
+    /// How many of `wanted` records, at most [`most`](Self::most), can be sent whole now.
+    pub(crate) fn room(&mut self, wanted: usize) -> Result<usize, TrySendError<()>> {
+        match self {
+            Self::Bare(tx) => tx.room(wanted),
+            Self::Headed(tx, _) => tx.room(wanted),
         }
     }
 
@@ -61,7 +64,15 @@ impl<A: MustAnswer> RecordTx<A> {
         Ok(())
     }
 
-    /// Writes what is left of accepted records, if someone's change of the send buffer cut them.
+    /// See [`RemoteTx::leave_fences`].
+    pub(crate) fn leave_fences(&mut self) -> Result<(), Error> {
+        match self {
+            Self::Bare(tx) => tx.leave_fences(),
+            Self::Headed(tx, _) => tx.leave_fences(),
+        }
+    }
+
+    /// See [`RemoteTx::finish`].
     pub(crate) fn finish(&mut self) -> Result<(), TrySendError<()>> {
         match self {
             Self::Bare(tx) => tx.finish(),
@@ -80,20 +91,19 @@ pub(crate) enum RecordRx<A: MustAnswer> {
 
 impl<A: MustAnswer> RecordRx<A> {
     /// The consuming end, from the channel's first record on or from some later one.
-    pub(crate) fn new(socket: Arc<OwnedFd>, headed: bool, from_start: bool) -> Self {
+    pub(crate) fn new(remote: &Remote, headed: bool, from_start: bool) -> Self {
         if headed {
-            let next = from_start.then_some(Sequence::ZERO);
-            Self::Headed(Rx::new(RxCarrier::Socket(socket::Rx::new(socket))), next)
+            Self::Headed(remote.rx(), from_start.then_some(Sequence::ZERO))
         } else {
-            Self::Bare(Rx::new(RxCarrier::Socket(socket::Rx::new(socket))))
+            Self::Bare(remote.rx())
         }
     }
 
-    /// The most records of a group: what one write holds.
+    /// The most records of a group: what is sent together.
     pub(crate) fn most_of_group(&self) -> usize {
         match self {
-            Self::Bare(_) => WRITE_MAX / A::SIZE,
-            Self::Headed(..) => WRITE_MAX / Event::<A>::SIZE,
+            Self::Bare(rx) => rx.most().min(WRITE_MAX / A::SIZE),
+            Self::Headed(rx, _) => rx.most().min(WRITE_MAX / Event::<A>::SIZE),
         }
     }
 
@@ -119,12 +129,51 @@ impl<A: MustAnswer> RecordRx<A> {
         Ok(())
     }
 
-    /// Looks for `busy_poll`, then sleeps, until a receive may bring something; false when `deadline`
-    /// came first.
+    /// See [`Rx::look`].
+    pub(crate) fn look(&mut self, deadline: Option<Instant>, busy_poll: Duration) -> io::Result<()> {
+        match self {
+            Self::Bare(rx) => rx.look(deadline, busy_poll),
+            Self::Headed(rx, _) => rx.look(deadline, busy_poll),
+        }
+    }
+
+    /// See [`Rx::sleep`].
+    pub(crate) fn sleep(&mut self, deadline: Option<Instant>) -> io::Result<bool> {
+        match self {
+            Self::Bare(rx) => rx.sleep(deadline),
+            Self::Headed(rx, _) => rx.sleep(deadline),
+        }
+    }
+
+    /// See [`Rx::wait`].
     pub(crate) fn wait(&mut self, deadline: Option<Instant>, busy_poll: Duration) -> io::Result<bool> {
         match self {
             Self::Bare(rx) => rx.wait(deadline, busy_poll),
             Self::Headed(rx, _) => rx.wait(deadline, busy_poll),
+        }
+    }
+
+    /// See [`Rx::set_busy`].
+    pub(crate) fn set_busy(&mut self, busy: bool) {
+        match self {
+            Self::Bare(rx) => rx.set_busy(busy),
+            Self::Headed(rx, _) => rx.set_busy(busy),
+        }
+    }
+
+    /// See [`Rx::fence_for_both`].
+    pub(crate) fn fence_for_both(&mut self) {
+        match self {
+            Self::Bare(rx) => rx.fence_for_both(),
+            Self::Headed(rx, _) => rx.fence_for_both(),
+        }
+    }
+
+    /// See [`Rx::waits`].
+    pub(crate) fn waits(&self) -> (u64, u64) {
+        match self {
+            Self::Bare(rx) => rx.waits(),
+            Self::Headed(rx, _) => rx.waits(),
         }
     }
 }

@@ -12,9 +12,10 @@
 //! |---|---|---|
 //! | threads of one process | [`channel`] gives both | |
 //! | another process | [`socket`] | [`socket_receiver`] |
+//! | another process with this library, in shared memory | [`shared`] | [`shared_receiver`] |
 //!
 //! The end given away is an [`UnattachedEnd`], attached with [`Receiver::from_socket`] or
-//! [`Sender::from_socket`].
+//! [`Sender::from_socket`], with [`Receiver::from_shared`] or [`SoleSender::from_shared`].
 //!
 //! # Waiting
 //!
@@ -67,9 +68,13 @@
 
 mod receiver;
 mod sender;
+mod sole;
+mod stream;
 
 pub use receiver::{Received, Receiver, ReceiverCounters};
-pub use sender::{Sender, SenderCounters};
+pub use sender::Sender;
+pub use sole::SoleSender;
+pub use stream::SenderCounters;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -79,8 +84,8 @@ use recordfd_uapi::{ChannelInfo, Event, EventRecord, Format, Transport};
 use crate::channel::{Options, UnattachedEnd};
 use crate::error::Error;
 #[cfg(feature = "local")]
-use crate::transport::local;
-use crate::transport::{Rx, RxCarrier, Tx, socket as carrier};
+use crate::transport::{Rx, RxCarrier, local};
+use crate::transport::{Remote, Tx, shared as ring_carrier, socket as carrier};
 
 /// Makes a channel between threads of this process; the sender can be cloned.
 ///
@@ -146,13 +151,12 @@ pub fn channel<R: EventRecord>(options: &Options) -> Result<(Sender<R>, Receiver
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn socket<R: EventRecord>(options: &Options) -> Result<(Sender<R>, UnattachedEnd), Error> {
-    options.check_for_socket()?;
+    options.check_for_processes()?;
     let (near, far) = carrier::pair()?;
     let depth = carrier::set_depth::<Event<R>>(&near, options.depth)?;
     carrier::set_depth::<R::Reply>(&far, options.reply_depth)?;
-    let near = Arc::new(near);
-    let replies = Rx::new(RxCarrier::Socket(carrier::Rx::new(near.clone())));
-    let sender = Sender::new(Tx::Socket(carrier::Tx::new(near, depth)), replies, options.overflow);
+    let near = Remote::Socket(Arc::new(near));
+    let sender = Sender::new(Tx::Remote(near.tx(depth)), near.rx(), options.overflow);
     Ok((sender, UnattachedEnd::new(far, ChannelInfo::new(R::FORMAT, Transport::SOCKET, depth))))
 }
 
@@ -180,23 +184,95 @@ pub fn socket<R: EventRecord>(options: &Options) -> Result<(Sender<R>, Unattache
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn socket_receiver<R: EventRecord>(options: &Options) -> Result<(Receiver<R>, UnattachedEnd), Error> {
-    options.check_for_socket()?;
+    options.check_for_processes()?;
     let (near, far) = carrier::pair()?;
     let depth = carrier::set_depth::<Event<R>>(&far, options.depth)?;
     let reply_depth = carrier::set_depth::<R::Reply>(&near, options.reply_depth)?;
-    let near = Arc::new(near);
-    let receiver = Receiver::new(
-        Rx::new(RxCarrier::Socket(carrier::Rx::new(near.clone()))),
-        Tx::Socket(carrier::Tx::new(near, reply_depth)),
-        options.busy_poll,
-    );
+    let near = Remote::Socket(Arc::new(near));
+    let receiver = Receiver::new(near.rx(), Tx::Remote(near.tx(reply_depth)), options.busy_poll);
     Ok((receiver, UnattachedEnd::new(far, ChannelInfo::new(R::FORMAT, Transport::SOCKET, depth))))
 }
 
-/// Checks that `format` is the one `R` stands for and takes `socket` for a channel.
-fn adopt<R: EventRecord>(socket: OwnedFd, format: Format) -> Result<Arc<OwnedFd>, Error> {
-    if format != R::FORMAT {
-        return Err(Error::Format { expected: R::FORMAT, found: format });
-    }
-    carrier::adopt(socket)
+/// Makes a channel in shared memory to another process: this one keeps the sender and gives the receiver's end
+/// away.
+///
+/// Sending and receiving take no system call while both sides are busy. The end is a socket like any other
+/// channel's: it may be passed on until someone attaches it with [`Receiver::from_shared`], which this library
+/// must do; other programs cannot read records from it.
+///
+/// # Errors
+///
+/// [`Error::Option`] for a depth out of range, [`Error::Unsupported`] for
+/// [`Overflow::DropOldest`](crate::Overflow::DropOldest), [`Error::TooManyInFlight`] when a user has too many
+/// unattached ends, [`Error::Os`] when no memory or socket can be had.
+///
+/// # Examples
+///
+/// ```
+/// use recordfd::Options;
+/// use recordfd::event::{self, Receiver};
+/// use recordfd::uapi::{AcpiNotify, AcpiOst, FixedText};
+///
+/// let (mut tx, end) = event::shared::<AcpiNotify>(&Options::new().depth(64))?;
+/// // `end` goes to the other process, which attaches it:
+/// let mut rx = Receiver::<AcpiNotify>::from_shared(end.into())?;
+///
+/// let (bus_id, device_class) = (FixedText::new("PCI0")?, FixedText::EMPTY);
+/// tx.try_send(AcpiNotify { dev_id: 0, value: 3, data: 0, cookie: 9, bus_id, device_class })?;
+/// let received = rx.recv()?;
+/// rx.reply(AcpiOst::new(received.record().unwrap().cookie, 3, 0))?;
+/// assert_eq!(tx.try_recv_reply()?.cookie, 9);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn shared<R: EventRecord>(options: &Options) -> Result<(SoleSender<R>, UnattachedEnd), Error> {
+    let (port, far, depth) = make_shared::<R>(options, true)?;
+    Ok((SoleSender::new(&port), end::<R>(far, depth)))
+}
+
+/// Makes a channel in shared memory to another process: this one keeps the receiver and gives the sender's end
+/// away.
+///
+/// # Errors
+///
+/// As [`shared`].
+///
+/// # Examples
+///
+/// ```
+/// use recordfd::Options;
+/// use recordfd::event::{self, SoleSender};
+/// use recordfd::uapi::{Le64, Smmuv3Event};
+///
+/// let (mut rx, end) = event::shared_receiver::<Smmuv3Event>(&Options::new().depth(64))?;
+/// // `end` goes to the other process, which attaches it:
+/// let mut tx = SoleSender::<Smmuv3Event>::from_shared(end.into())?;
+/// tx.try_send(Smmuv3Event { evt: [Le64::new(4); 4] })?;
+/// assert_eq!(rx.try_recv()?.lost(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn shared_receiver<R: EventRecord>(options: &Options) -> Result<(Receiver<R>, UnattachedEnd), Error> {
+    let (port, far, depth) = make_shared::<R>(options, false)?;
+    let replies = Tx::Remote(port.tx(u32::MAX));
+    Ok((Receiver::new(port.rx(), replies, options.busy_poll), end::<R>(far, depth)))
+}
+
+fn make_shared<R: EventRecord>(options: &Options, sends: bool) -> Result<(Remote, OwnedFd, u32), Error> {
+    options.check_for_processes()?;
+    let (port, far, depth) = ring_carrier::make(R::FORMAT, sends, options.depth, options.reply_depth)?;
+    Ok((Remote::Shared(port), far, depth))
+}
+
+fn end<R: EventRecord>(far: OwnedFd, depth: u32) -> UnattachedEnd {
+    UnattachedEnd::new(far, ChannelInfo::new(R::FORMAT, Transport::SHARED, depth))
+}
+
+/// Checks that `format` is the one `R` stands for.
+fn check_format<R: EventRecord>(found: Format) -> Result<(), Error> {
+    if found == R::FORMAT { Ok(()) } else { Err(Error::Format { expected: R::FORMAT, found }) }
+}
+
+/// Takes `socket` for a channel of `R`, which is to be of `format`.
+fn adopt<R: EventRecord>(socket: OwnedFd, format: Format) -> Result<Remote, Error> {
+    check_format::<R>(format)?;
+    Ok(Remote::Socket(carrier::adopt(socket)?))
 }

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use recordfd_uapi::{Event, EventRecord, Format, LossMeter, Sequence};
 
-use super::adopt;
+use super::{adopt, check_format};
 use crate::error::{Error, TryRecvError, TrySendError, Violation};
-use crate::transport::{Rx, RxCarrier, Tx, socket as carrier};
+use crate::transport::{Rx, Tx, shared};
+use crate::transport::Remote;
 
 /// What a receive brings: always one item of the stream, in order.
 ///
@@ -77,18 +78,25 @@ pub struct ReceiverCounters {
     pub dropped: u64,
     /// Replies accepted.
     pub replies: u64,
-    /// Times this end was woken: tokens it was sent on the local transport, blocking receives that had
-    /// to sleep on a socket.
+    /// Times this end was woken: tokens it was sent on the local and the shared transport, blocking receives that
+    /// had to sleep on a socket.
     pub wake_ups: u64,
-    /// The most items found waiting at once: the queue's length on the local transport, what one read
-    /// brought on a socket.
+    /// Waits that ended because this end, looking by itself, found something:
+    /// [`Options::busy_poll`](crate::Options::busy_poll).
+    pub busy_polls: u64,
+    /// Waits that ended only after a sleep.
+    pub sleeps: u64,
+    /// The most items found waiting at once: the queue's length on the local transport, as much of it as was
+    /// looked at on the shared one, what one read brought on a socket.
     pub high_water: u64,
 }
 
 impl<R: EventRecord> Receiver<R> {
     pub(super) fn new(rx: Rx<Event<R>>, replies: Tx<R::Reply>, busy_poll: Duration) -> Self {
         let (meter, counters) = (LossMeter::from_start(), ReceiverCounters::default());
-        Self { rx, replies, meter, busy_poll, counters }
+        let mut receiver = Self { rx, replies, meter, busy_poll, counters };
+        receiver.set_busy_poll(busy_poll);
+        receiver
     }
 
     /// Attaches the receiver's end of a channel that another process has made, as its first reader.
@@ -100,9 +108,27 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// [`Error::Format`] when `R` is not of `format`, [`Error::NotASocket`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format) -> Result<Self, Error> {
-        let socket = adopt::<R>(socket, format)?;
-        let rx = Rx::new(RxCarrier::Socket(carrier::Rx::new(socket.clone())));
-        Ok(Self::new(rx, Tx::Socket(carrier::Tx::new(socket, u32::MAX)), Duration::ZERO))
+        let remote = adopt::<R>(socket, format)?;
+        Ok(Self::new(remote.rx(), Tx::Remote(remote.tx(u32::MAX)), Duration::ZERO))
+    }
+
+    /// Attaches the receiver's end of a channel in shared memory that another process has made with
+    /// [`event::shared`](super::shared).
+    ///
+    /// Format, depth and memory are what the end itself says; all of it is checked, and nothing is read from the
+    /// shared memory again that was checked. Never waits. Calls recvmsg(2), fcntl(2), lseek(2), mmap(2),
+    /// close(2) and getpid(2) only.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Format`] when `R` is not of the channel's format, [`Error::WrongEnd`] for a sender's end,
+    /// [`Error::AlreadyAttached`], [`Error::Closed`], [`Error::Offer`] and [`Error::BadOffer`] for what cannot be
+    /// trusted, [`Error::NoDescriptor`], [`Error::DescriptorsCutOff`], [`Error::NotASocket`], [`Error::Os`].
+    pub fn from_shared(socket: OwnedFd) -> Result<Self, Error> {
+        let (port, format, _) = shared::attach(socket, false)?;
+        check_format::<R>(format)?;
+        let remote = Remote::Shared(port);
+        Ok(Self::new(remote.rx(), Tx::Remote(remote.tx(u32::MAX)), Duration::ZERO))
     }
 
     /// Attaches an end that another receiver has read from before, between two records.
@@ -120,6 +146,20 @@ impl<R: EventRecord> Receiver<R> {
     /// [`Options::busy_poll`](crate::Options::busy_poll).
     pub fn set_busy_poll(&mut self, busy_poll: Duration) {
         self.busy_poll = busy_poll;
+        self.rx.set_busy(!busy_poll.is_zero());
+    }
+
+    /// Makes the fences of both sides whenever this end is about to sleep, so that a sender that agreed to it
+    /// needs none; see [`SoleSender::use_asymmetric_fence`](super::SoleSender::use_asymmetric_fence).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] on other transports than the shared one, [`Error::Os`] when the kernel has no
+    /// membarrier(2).
+    pub fn use_asymmetric_fence(&mut self) -> Result<(), Error> {
+        self.replies.leave_fences()?;
+        self.rx.fence_for_both();
+        Ok(())
     }
 
     /// Receives the next item without waiting.
@@ -160,6 +200,11 @@ impl<R: EventRecord> Receiver<R> {
             let count = self.meter.lost_header(sequence);
             self.counters.dropped += u64::from(count);
             *slot = Received::Lost { count };
+            if count == 0 {
+                // A sender of this process never says so; the word of another one is not trusted.
+                self.rx.break_off(Violation::NothingLost);
+                return if received.count == 0 { self.recv_batch(items) } else { Ok(received.count) };
+            }
         }
         self.counters.high_water = self.counters.high_water.max(received.found as u64);
         Ok(received.items())
@@ -185,14 +230,55 @@ impl<R: EventRecord> Receiver<R> {
 
     fn recv_until(&mut self, deadline: Option<Instant>) -> Result<Received<R>, TryRecvError> {
         loop {
+            // First, for a receive that finds nothing asks to be woken.
+            self.rx.look(deadline, self.busy_poll).map_err(TryRecvError::Io)?;
             match self.try_recv() {
                 Err(TryRecvError::Empty) => {}
                 outcome => return outcome,
             }
-            if !self.rx.wait(deadline, self.busy_poll).map_err(TryRecvError::Io)? {
+            if !self.rx.sleep(deadline).map_err(TryRecvError::Io)? {
                 return Err(TryRecvError::Empty);
             }
         }
+    }
+
+    /// Waits until a receive may bring something, at most `timeout`; `None` waits without limit. False: nothing
+    /// came in time.
+    ///
+    /// What poll(2) on the descriptor does, with [`Options::busy_poll`](crate::Options::busy_poll) before it: for
+    /// who takes batches. To be followed by [`recv_batch`](Self::recv_batch), which may still find nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`TryRecvError::Io`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use recordfd::TryRecvError;
+    /// use recordfd::event::{self, Received, Receiver};
+    /// use recordfd::uapi::{Le64, Smmuv3Event};
+    ///
+    /// let (mut tx, end) = event::shared::<Smmuv3Event>(&recordfd::Options::new())?;
+    /// let mut rx = Receiver::<Smmuv3Event>::from_shared(end.into())?;
+    /// tx.send_batch(&[Smmuv3Event { evt: [Le64::new(4); 4] }; 100])?;
+    /// drop(tx);
+    ///
+    /// let (mut items, mut events) = ([Received::default(); 64], 0);
+    /// while rx.wait(None)? {
+    ///     match rx.recv_batch(&mut items) {
+    ///         Ok(count) => events += items[..count].iter().filter_map(Received::record).count(),
+    ///         Err(TryRecvError::Empty) => {}
+    ///         Err(TryRecvError::Closed) => break,
+    ///         Err(error) => return Err(error.into()),
+    ///     }
+    /// }
+    /// assert_eq!(events, 100);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool, TryRecvError> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        self.rx.wait(deadline, self.busy_poll).map_err(TryRecvError::Io)
     }
 
     /// Sends a reply on the same descriptor. Any number may be sent for one cookie.
@@ -226,7 +312,8 @@ impl<R: EventRecord> Receiver<R> {
 
     /// What was seen so far.
     pub fn counters(&self) -> ReceiverCounters {
-        ReceiverCounters { wake_ups: self.rx.wake_ups(), ..self.counters }
+        let (busy_polls, sleeps) = self.rx.waits();
+        ReceiverCounters { wake_ups: self.rx.wake_ups(), busy_polls, sleeps, ..self.counters }
     }
 }
 

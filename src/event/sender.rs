@@ -4,13 +4,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{Event, EventRecord, Format, Sequence};
+use recordfd_uapi::{Event, EventRecord, Format, Record};
 
 use super::adopt;
+use super::stream::{SenderCounters, Stream};
 use crate::channel::Overflow;
 use crate::error::{DrainError, Error, TryRecvError, TrySendError};
 use crate::sync::{Mutex, lock};
-use crate::transport::{Owner, Rx, RxCarrier, Tx, Watch, socket as carrier};
+use crate::transport::{Owner, Rx, Tx, Watch};
 
 /// The sending end of an event channel; clones share it.
 ///
@@ -32,53 +33,18 @@ struct Shared<R: EventRecord> {
     owner: Owner,
 }
 
-/// What the lock guards.
-#[derive(Debug)]
-struct Stream<R: EventRecord> {
-    tx: Tx<Event<R>>,
-    /// What to drop; only the local transport has the choice.
-    #[cfg_attr(not(feature = "local"), expect(dead_code))]
-    overflow: Overflow,
-    /// Number of the next record, dropped or not.
-    next: Sequence,
-    /// Records dropped since the last accepted one or the last notice of loss.
-    pending: u32,
-    /// The transport has told the receiver of them.
-    announced: bool,
-    counters: SenderCounters,
-}
-
-/// What a sender and its clones have done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SenderCounters {
-    /// Records accepted.
-    pub sent: u64,
-    /// Records dropped by [`Sender::post`], the displaced ones included.
-    pub dropped: u64,
-    /// Replies received.
-    pub replies: u64,
-    /// Times a sleeping receiver was woken; 0 on a socket, where the kernel does that.
-    pub wake_ups: u64,
-}
-
 impl<R: EventRecord> Sender<R> {
     pub(super) fn new(tx: Tx<Event<R>>, replies: Rx<R::Reply>, overflow: Overflow) -> Self {
-        let (records_watch, replies_watch) = (tx.watch(), replies.watch());
-        let capacity = tx.capacity();
-        let stream = Stream {
-            tx,
-            overflow,
-            next: Sequence::ZERO,
-            pending: 0,
-            announced: false,
-            counters: SenderCounters::default(),
-        };
+        Self::with(Stream::new(tx, overflow), replies)
+    }
+
+    pub(super) fn with(stream: Stream<R>, replies: Rx<R::Reply>) -> Self {
         Self(Arc::new(Shared {
+            records_watch: stream.tx.watch(),
+            replies_watch: replies.watch(),
+            capacity: stream.tx.capacity(),
             stream: Mutex::new(stream),
             replies: Mutex::new(replies),
-            records_watch,
-            replies_watch,
-            capacity,
             owner: Owner::this_process(),
         }))
     }
@@ -93,10 +59,8 @@ impl<R: EventRecord> Sender<R> {
     ///
     /// [`Error::Format`] when `R` is not of `format`, [`Error::NotASocket`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Error> {
-        let socket = adopt::<R>(socket, format)?;
-        let replies = Rx::new(RxCarrier::Socket(carrier::Rx::new(socket.clone())));
-        let tx = Tx::Socket(carrier::Tx::new(socket, depth.max(1)));
-        Ok(Self::new(tx, replies, Overflow::DropNewest))
+        let remote = adopt::<R>(socket, format)?;
+        Ok(Self::new(Tx::Remote(remote.tx(depth.max(1))), remote.rx(), Overflow::DropNewest))
     }
 
     /// Sends one record, or gives it back.
@@ -182,12 +146,7 @@ impl<R: EventRecord> Sender<R> {
     pub fn try_recv_reply(&self) -> Result<R::Reply, TryRecvError> {
         // No room, or nobody there: the notice stays pending, and the receive below tells the rest.
         let _ = self.flush();
-        let mut reply = None;
-        lock(&self.0.replies).recv(1, |item| {
-            reply = Some(*item);
-            Ok(())
-        })?;
-        let reply = reply.ok_or(TryRecvError::Empty)?;
+        let reply = recv_reply(&mut lock(&self.0.replies))?;
         lock(&self.0.stream).counters.replies += 1;
         Ok(reply)
     }
@@ -203,14 +162,17 @@ impl<R: EventRecord> Sender<R> {
 
     /// Waits until every accepted record has been read; `None` waits without limit.
     ///
-    /// On a socket the kernel does not tell, so this looks again every 50 us to 2 ms.
+    /// On a socket the kernel does not tell, so this looks again every 50 us to 2 ms; on a shared channel only
+    /// while replies wait to be received.
     ///
     /// # Errors
     ///
     /// [`DrainError::Timeout`], or as [`is_drained`](Self::is_drained).
     pub fn wait_drained(&self, timeout: Option<Duration>) -> Result<(), DrainError> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        self.0.records_watch.wait_drained(deadline, || self.is_written())
+        let outcome = self.0.records_watch.wait_drained(deadline, || self.is_written());
+        lock(&self.0.replies).settle();
+        outcome
     }
 
     /// Whether every accepted record is with the transport, the rest of a cut one included.
@@ -228,82 +190,38 @@ impl<R: EventRecord> Sender<R> {
         self.0.records_watch.is_closed()
     }
 
-    /// What was done so far, by this sender and its clones.
-    pub fn counters(&self) -> SenderCounters {
-        let stream = lock(&self.0.stream);
-        SenderCounters { wake_ups: stream.tx.wake_ups(), ..stream.counters }
-    }
-}
-
-impl<R: EventRecord> Stream<R> {
-    fn send(&mut self, records: &[R]) -> Result<usize, TrySendError<()>> {
-        let first = self.next;
-        let accepted =
-            self.tx.send(records.len(), |index| Event::new(first.plus(index as u32), records[index]))?;
-        if accepted > 0 {
-            self.next = first.plus(accepted as u32);
-            self.forget_loss();
-            self.counters.sent += accepted as u64;
-        }
-        Ok(accepted)
-    }
-
-    fn post(&mut self, record: R) -> Result<(), TrySendError<()>> {
-        #[cfg(feature = "local")]
-        if let (Overflow::DropOldest, Tx::Local(tx)) = (self.overflow, &mut self.tx) {
-            let displaced = tx.send_displacing(Event::new(self.next, record))?;
-            self.next = self.next.plus(1);
-            self.counters.sent += 1;
-            self.counters.dropped += u64::from(displaced);
-            return Ok(());
-        }
-        match self.send(&[record]) {
-            Err(TrySendError::Full(())) => {
-                self.counters.dropped += 1;
-                // At the limit the number stands still, so that the receiver is told of too few rather
-                // than, by a number that went round, of none.
-                if self.pending < Sequence::MAX.get() {
-                    self.announced = self.tx.announce_loss(self.next);
-                    self.next = self.next.plus(1);
-                    self.pending += 1;
-                }
-                Ok(())
-            }
-            outcome => outcome.map(|_| ()),
-        }
-    }
-
-    fn flush(&mut self) -> Result<(), TrySendError<()>> {
-        self.tx.finish()?;
-        if let Some(notice) = self.unwritten_notice() {
-            self.tx.send(1, |_| notice)?;
-            self.forget_loss();
-        }
+    /// Leaves the full fence that each call to send takes on a shared channel to a receiver that makes it for both
+    /// sides; see [`SoleSender::use_asymmetric_fence`](super::SoleSender::use_asymmetric_fence).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] on other transports, [`Error::Os`] when the kernel has no membarrier(2).
+    pub fn use_asymmetric_fence(&self) -> Result<(), Error> {
+        lock(&self.0.stream).tx.leave_fences()?;
+        lock(&self.0.replies).fence_for_both();
         Ok(())
     }
 
-    /// The notice the receiver needs, unless the transport has told it or there was no loss.
-    fn unwritten_notice(&self) -> Option<Event<R>> {
-        let last_lost = self.next.plus(Sequence::MAX.get());
-        (self.pending > 0 && !self.announced).then(|| Event::lost(last_lost))
+    /// What was done so far, by this sender and its clones.
+    pub fn counters(&self) -> SenderCounters {
+        lock(&self.0.stream).counters()
     }
+}
 
-    fn forget_loss(&mut self) {
-        self.pending = 0;
-        self.announced = false;
-    }
+/// The next reply.
+pub(super) fn recv_reply<T: Record>(replies: &mut Rx<T>) -> Result<T, TryRecvError> {
+    let mut reply = None;
+    replies.recv(1, |item| {
+        reply = Some(*item);
+        Ok(())
+    })?;
+    reply.ok_or(TryRecvError::Empty)
 }
 
 impl<R: EventRecord> Drop for Shared<R> {
     fn drop(&mut self) {
-        if !self.owner.is_this_process() {
-            return;
-        }
-        let mut stream = lock(&self.stream);
-        // These fail only when nobody is there to read, or when someone has shrunk the send buffer.
-        let _ = stream.tx.finish();
-        if let (Some(notice), Tx::Socket(tx)) = (stream.unwritten_notice(), &mut stream.tx) {
-            let _ = tx.send_last(notice);
+        if self.owner.is_this_process() {
+            lock(&self.stream).end();
         }
     }
 }

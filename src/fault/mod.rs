@@ -13,10 +13,11 @@
 //! |---|---|---|
 //! | threads of one process | [`channel`] gives both | |
 //! | another process | [`socket`] | [`socket_responder`] |
+//! | another process with this library, in shared memory | [`shared`] | [`shared_responder`] |
 //!
 //! # What an answer means
 //!
-//! | | between threads | over a socket |
+//! | | between threads | to another process |
 //! |---|---|---|
 //! | `respond` returned `Ok` | the answer is applied | the answer is handed over |
 //! | cookie stale or answered before | [`RespondError::StaleCookie`] | counted by the reporter as a late answer; one's own second answer is [`RespondError::StaleCookie`] |
@@ -106,7 +107,7 @@ use crate::answer::ends::Responder;
 use crate::answer::local::Exchange;
 use crate::channel::UnattachedEnd;
 use crate::error::Error;
-use crate::transport::socket as carrier;
+use crate::transport::{Remote, shared as ring_carrier, socket as carrier};
 use options::headed;
 
 /// Makes a channel of page faults between threads of this process.
@@ -159,8 +160,9 @@ pub fn channel(options: &Options) -> Result<(FaultReporter, FaultResponder), Err
 /// As [`channel`].
 pub fn socket(options: &Options) -> Result<(FaultReporter, UnattachedEnd), Error> {
     let (near, far, depth) = sockets(options)?;
-    let reporter = FaultReporter::remote(Arc::new(near), depth, headed(options.format)?, options);
-    Ok((reporter, end(far, options, depth)))
+    let near = Remote::Socket(Arc::new(near));
+    let reporter = FaultReporter::remote(&near, depth, headed(options.format)?, options);
+    Ok((reporter, end(far, options, Transport::SOCKET, depth)))
 }
 
 /// Makes a channel of page faults to another process: this one keeps the responder and gives the
@@ -173,8 +175,62 @@ pub fn socket(options: &Options) -> Result<(FaultReporter, UnattachedEnd), Error
 /// As [`channel`].
 pub fn socket_responder(options: &Options) -> Result<(FaultResponder, UnattachedEnd), Error> {
     let (far, near, depth) = sockets(options)?;
-    let responder = Responder::remote(Arc::new(near), depth, headed(options.format)?, None);
-    Ok((FaultResponder::new(responder, depth, options.busy_poll), end(far, options, depth)))
+    let near = Remote::Socket(Arc::new(near));
+    let responder = Responder::remote(&near, depth, headed(options.format)?, None);
+    let responder = FaultResponder::new(responder, depth, options.busy_poll);
+    Ok((responder, end(far, options, Transport::SOCKET, depth)))
+}
+
+/// Makes a channel of page faults in shared memory to another process: this one keeps the reporter and gives
+/// the responder's end away.
+///
+/// Reporting, receiving, answering and collecting take no system call while both sides are busy. The end is a
+/// socket like any other channel's, until someone attaches it with [`FaultResponder::from_shared`].
+///
+/// # Errors
+///
+/// As [`channel`]; [`Error::TooManyInFlight`] when a user has too many unattached ends.
+///
+/// # Examples
+///
+/// ```
+/// use recordfd::fault::{self, FaultRequest, FaultResponder, Options, ResponseCode};
+/// use recordfd::uapi::{PgFault, PgFaultPerm};
+///
+/// let (reporter, end) = fault::shared(&Options::new())?;
+/// // `end` goes to the other process, which attaches it:
+/// let mut responder = FaultResponder::from_shared(end.into())?;
+///
+/// let perm = PgFaultPerm::READ;
+/// reporter.report(FaultRequest { dev_id: 1, perm, last: true, addr: 0x1000, ..Default::default() })?;
+/// responder.recv_group(&mut [PgFault::default(); 32])?.respond(ResponseCode::Success)?;
+/// let mut completions = [Default::default(); 16];
+/// assert_eq!(reporter.wait_completions(&mut completions, None)?, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn shared(options: &Options) -> Result<(FaultReporter, UnattachedEnd), Error> {
+    let (port, far, depth) = make_shared(options, true)?;
+    let reporter = FaultReporter::remote(&Remote::Shared(port), depth, headed(options.format)?, options);
+    Ok((reporter, end(far, options, Transport::SHARED, depth)))
+}
+
+/// Makes a channel of page faults in shared memory to another process: this one keeps the responder and gives
+/// the reporter's end away.
+///
+/// # Errors
+///
+/// As [`shared`].
+pub fn shared_responder(options: &Options) -> Result<(FaultResponder, UnattachedEnd), Error> {
+    let (port, far, depth) = make_shared(options, false)?;
+    let responder = Responder::remote(&Remote::Shared(port), depth, headed(options.format)?, None);
+    let responder = FaultResponder::new(responder, depth, options.busy_poll);
+    Ok((responder, end(far, options, Transport::SHARED, depth)))
+}
+
+fn make_shared(options: &Options, reports: bool) -> Result<ring_carrier::Made, Error> {
+    options.check()?;
+    // An answer to every group has room, so that answering never waits for the reporter.
+    ring_carrier::make(options.format, reports, options.depth, options.depth)
 }
 
 /// The reporter's socket, the responder's, and how many groups there is room for.
@@ -191,6 +247,6 @@ fn sockets(options: &Options) -> Result<(OwnedFd, OwnedFd, u32), Error> {
     Ok((reporter, responder, answers))
 }
 
-fn end(socket: OwnedFd, options: &Options, depth: u32) -> UnattachedEnd {
-    UnattachedEnd::new(socket, ChannelInfo::new(options.format, Transport::SOCKET, depth))
+fn end(socket: OwnedFd, options: &Options, transport: Transport, depth: u32) -> UnattachedEnd {
+    UnattachedEnd::new(socket, ChannelInfo::new(options.format, transport, depth))
 }

@@ -6,8 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::poll::PollFlags;
-use recordfd_uapi::{Format, PgFault};
+use recordfd_uapi::{Format, PageResponse, PgFault};
 
 use super::collect::Collector;
 use super::options::{Options, headed};
@@ -20,7 +19,7 @@ use crate::answer::local::{Exchange, LocalReporter};
 use crate::answer::{link::Link, reporter::Reporter};
 use crate::error::{DrainError, Error, TryRecvError};
 use crate::sync::{Condvar, Mutex, lock};
-use crate::transport::{socket as carrier, spin_readable, spin_until, wait_for, wait_readable};
+use crate::transport::{Remote, Watch, shared, socket as carrier, spin_until, wait_readable};
 
 /// How often a wait looks again for answers that another thread may have taken in.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -58,7 +57,7 @@ struct Shared {
 enum Descriptor {
     #[cfg(feature = "local")]
     Local(Arc<Exchange<PgFault>>),
-    Socket(Arc<OwnedFd>),
+    Remote(Watch<PageResponse>),
 }
 
 /// What a reporter and its clones have seen so far.
@@ -92,6 +91,10 @@ pub struct FaultReporterCounters {
     pub refused: u64,
     /// Stop Markers reported.
     pub stop_markers: u64,
+    /// Waits for completions that ended by looking: [`Options::busy_poll`](super::Options::busy_poll).
+    pub busy_polls: u64,
+    /// Waits for completions that ended only after a sleep.
+    pub sleeps: u64,
 }
 
 impl FaultReporter {
@@ -102,10 +105,10 @@ impl FaultReporter {
         Self::new(Link::Local(reporter), Descriptor::Local(exchange), depth, options)
     }
 
-    /// A reporter with room for `depth` groups on `socket`.
-    pub(super) fn remote(socket: Arc<OwnedFd>, depth: u32, headed: bool, options: &Options) -> Self {
-        let link = Link::socket(socket.clone(), depth, headed);
-        Self::new(link, Descriptor::Socket(socket), depth, options)
+    /// A reporter to another process with room for `depth` groups.
+    pub(super) fn remote(remote: &Remote, depth: u32, headed: bool, options: &Options) -> Self {
+        let link = Link::remote(remote, depth, headed, !options.busy_poll.is_zero());
+        Self::new(link, Descriptor::Remote(remote.watch()), depth, options)
     }
 
     fn new(link: Link<PgFault>, descriptor: Descriptor, depth: u32, options: &Options) -> Self {
@@ -137,8 +140,35 @@ impl FaultReporter {
     pub fn from_socket(socket: OwnedFd, format: Format, options: &Options) -> Result<Self, Error> {
         let headed = headed(format)?;
         options.check()?;
-        let socket = carrier::adopt(socket)?;
-        Ok(Self::remote(socket, options.depth, headed, options))
+        let remote = Remote::Socket(carrier::adopt(socket)?);
+        Ok(Self::remote(&remote, options.depth, headed, options))
+    }
+
+    /// Attaches the reporter's end of a channel in shared memory that another process has made with
+    /// [`fault::shared_responder`](super::shared_responder).
+    ///
+    /// Format and depth are what the end itself says, whatever the options'; the other options are the caller's.
+    /// Everything that is told is checked. Never waits. Calls recvmsg(2), fcntl(2), lseek(2), mmap(2), close(2)
+    /// and getpid(2) only.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Option`], [`Error::Format`] when the channel is none of page faults, and as
+    /// [`event::Receiver::from_shared`](crate::event::Receiver::from_shared).
+    pub fn from_shared(socket: OwnedFd, options: &Options) -> Result<Self, Error> {
+        options.check()?;
+        let (port, format, depth) = shared::attach(socket, true)?;
+        Ok(Self::remote(&Remote::Shared(port), depth, headed(format)?, options))
+    }
+
+    /// Leaves the full fence that each call to report takes on a shared channel to a responder that makes it for
+    /// both sides; see [`event::SoleSender::use_asymmetric_fence`](crate::event::SoleSender::use_asymmetric_fence).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] on other transports, [`Error::Os`] when the kernel has no membarrier(2).
+    pub fn use_asymmetric_fence(&self) -> Result<(), Error> {
+        lock(&self.0.state).reporter.use_asymmetric_fence()
     }
 
     /// Reports a page request: publishes its group if it is the last page, keeps it until then if not.
@@ -262,12 +292,22 @@ impl FaultReporter {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             let now = Instant::now();
-            let until = self.0.soonest(deadline, lock(&self.0.state).process(now));
+            let (next, waiting) = {
+                let mut state = lock(&self.0.state);
+                (state.process(now), state.waiting())
+            };
+            let until = self.0.soonest(deadline, next);
+            if waiting == 0 {
+                // First, for a look for completions that finds none asks to be woken.
+                self.0.look(until).map_err(TryRecvError::Io)?;
+            }
             match self.completions(out) {
                 Err(TryRecvError::Empty) if deadline.is_none_or(|deadline| now < deadline) => {}
                 outcome => return outcome,
             }
-            self.0.wait(until).map_err(TryRecvError::Io)?;
+            if wait_readable(self.as_fd(), until).map_err(TryRecvError::Io)? {
+                lock(&self.0.state).counters.sleeps += 1;
+            }
         }
     }
 
@@ -313,12 +353,12 @@ impl FaultReporter {
                     drop(state);
                     exchange.wait_change(seen, until);
                 }
-                Descriptor::Socket(socket) => {
+                Descriptor::Remote(watch) => {
                     drop(state);
                     // Another thread may take in the answer that this one waits for.
                     let look = now + LOOK_AGAIN;
                     let until = until.map_or(look, |until| until.min(look));
-                    wait_for(socket.as_fd(), PollFlags::POLLIN, Some(until)).map_err(DrainError::Io)?;
+                    wait_readable(watch.as_fd(), Some(until)).map_err(DrainError::Io)?;
                 }
             }
         }
@@ -399,6 +439,8 @@ impl FaultReporter {
             late_answers: ended.late_answers,
             refused: counters.refused,
             stop_markers: counters.stop_markers,
+            busy_polls: counters.busy_polls,
+            sleeps: counters.sleeps,
         }
     }
 
@@ -417,35 +459,26 @@ impl FaultReporter {
         match &self.0.descriptor {
             #[cfg(feature = "local")]
             Descriptor::Local(exchange) => exchange.is_closed(),
-            // Without requested events only a hang-up or an error makes poll report the socket.
-            Descriptor::Socket(socket) => {
-                wait_for(socket.as_fd(), PollFlags::empty(), Some(Instant::now())).unwrap_or(false)
-            }
+            Descriptor::Remote(watch) => watch.is_closed(),
         }
     }
 }
 
 impl Shared {
-    /// Looks, then sleeps, until the descriptor tells of completions, or until `until`.
-    fn wait(&self, until: Option<Instant>) -> io::Result<()> {
-        let spin_until = spin_until(until, self.busy_poll);
-        match &self.descriptor {
+    /// Looks for answers for [`Options::busy_poll`](super::Options::busy_poll), but not beyond `until`.
+    fn look(&self, until: Option<Instant>) -> io::Result<()> {
+        let Some(spin_until) = spin_until(until, self.busy_poll) else { return Ok(()) };
+        let found = match &self.descriptor {
             #[cfg(feature = "local")]
             Descriptor::Local(exchange) => {
-                if let Some(spin_until) = spin_until {
-                    lock(&self.state).reporter.stay_awake();
-                    // Without the lock, which others need to report.
-                    if exchange.spin(spin_until) || !lock(&self.state).rest() {
-                        return Ok(());
-                    }
-                }
-                wait_readable(exchange.as_fd(), until)?;
+                lock(&self.state).reporter.stay_awake();
+                // Without the lock, which others need to report.
+                exchange.spin(spin_until) || !lock(&self.state).rest()
             }
-            Descriptor::Socket(socket) => {
-                if !spin_readable(socket.as_fd(), spin_until)? {
-                    wait_readable(socket.as_fd(), until)?;
-                }
-            }
+            Descriptor::Remote(watch) => watch.look(spin_until)?,
+        };
+        if found {
+            lock(&self.state).counters.busy_polls += 1;
         }
         Ok(())
     }
@@ -464,7 +497,7 @@ impl AsFd for FaultReporter {
         match &self.0.descriptor {
             #[cfg(feature = "local")]
             Descriptor::Local(exchange) => exchange.as_fd(),
-            Descriptor::Socket(socket) => socket.as_fd(),
+            Descriptor::Remote(watch) => watch.as_fd(),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::answer::AnswerError;
 use crate::answer::ends::{Answerer, Responder, Token};
 use crate::channel::check_depth;
 use crate::error::{Error, TryRecvError};
-use crate::transport::socket as carrier;
+use crate::transport::{Remote, shared, socket as carrier};
 
 /// The most page faults of a group: what one write holds.
 const MOST_OF_GROUP: usize = WRITE_MAX / PgFault::SIZE;
@@ -45,7 +45,10 @@ impl fmt::Debug for FaultResponder {
 impl FaultResponder {
     pub(super) fn new(responder: Responder<PgFault>, depth: u32, busy_poll: Duration) -> Self {
         let most_reads = MOST_OF_GROUP + depth as usize + 1;
-        Self { answerer: responder.answerer(), responder, most_reads, busy_poll, received: 0 }
+        let answerer = responder.answerer();
+        let mut responder = Self { answerer, responder, most_reads, busy_poll, received: 0 };
+        responder.set_busy_poll(busy_poll);
+        responder
     }
 
     /// Attaches the responder's end of a channel that another process has made.
@@ -62,7 +65,23 @@ impl FaultResponder {
     pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Error> {
         let headed = headed(format)?;
         check_depth("depth", depth)?;
-        let responder = Responder::remote(carrier::adopt(socket)?, depth, headed, None);
+        let remote = Remote::Socket(carrier::adopt(socket)?);
+        Ok(Self::new(Responder::remote(&remote, depth, headed, None), depth, Duration::ZERO))
+    }
+
+    /// Attaches the responder's end of a channel in shared memory that another process has made with
+    /// [`fault::shared`](super::shared).
+    ///
+    /// Format and depth are what the end itself says; all that is told is checked. Never waits. Calls recvmsg(2),
+    /// fcntl(2), lseek(2), mmap(2), close(2) and getpid(2) only.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Format`] when the channel is none of page faults, and as
+    /// [`event::Receiver::from_shared`](crate::event::Receiver::from_shared).
+    pub fn from_shared(socket: OwnedFd) -> Result<Self, Error> {
+        let (port, format, depth) = shared::attach(socket, false)?;
+        let responder = Responder::remote(&Remote::Shared(port), depth, headed(format)?, None);
         Ok(Self::new(responder, depth, Duration::ZERO))
     }
 
@@ -76,9 +95,8 @@ impl FaultResponder {
     pub fn resume_socket(socket: OwnedFd, format: Format, depth: u32, open: &[u32]) -> Result<Self, Error> {
         let headed = headed(format)?;
         check_depth("depth", depth)?;
-        let socket = carrier::adopt(socket)?;
-        let responder = Responder::remote(socket, depth, headed, Some(open));
-        Ok(Self::new(responder, depth, Duration::ZERO))
+        let remote = Remote::Socket(carrier::adopt(socket)?);
+        Ok(Self::new(Responder::remote(&remote, depth, headed, Some(open)), depth, Duration::ZERO))
     }
 
     /// Receives the next group into `pages` without waiting.
@@ -135,13 +153,15 @@ impl FaultResponder {
         deadline: Option<Instant>,
     ) -> Result<FaultGroup, TryRecvError> {
         loop {
+            // First, for a receive that finds nothing asks to be woken.
+            self.responder.look(deadline, self.busy_poll).map_err(TryRecvError::Io)?;
             match self.try_recv_group(pages) {
                 Err(TryRecvError::Empty) => {}
                 outcome => return outcome,
             }
             // A peer that keeps the descriptor readable without a group does not make this last longer.
             let is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-            if is_over || !self.wait_until(deadline)? {
+            if is_over || !self.responder.sleep(deadline).map_err(TryRecvError::Io)? {
                 return Err(TryRecvError::Empty);
             }
         }
@@ -157,10 +177,7 @@ impl FaultResponder {
     ///
     /// [`TryRecvError::Io`].
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool, TryRecvError> {
-        self.wait_until(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
-    }
-
-    fn wait_until(&mut self, deadline: Option<Instant>) -> Result<bool, TryRecvError> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         self.responder.wait(deadline, self.busy_poll).map_err(TryRecvError::Io)
     }
 
@@ -168,6 +185,19 @@ impl FaultResponder {
     /// [`Options::busy_poll`](super::Options::busy_poll).
     pub fn set_busy_poll(&mut self, busy_poll: Duration) {
         self.busy_poll = busy_poll;
+        self.responder.set_busy(!busy_poll.is_zero());
+    }
+
+    /// Makes the fences of both sides whenever this end is about to sleep, so that a reporter that agreed to it
+    /// needs none; see
+    /// [`event::SoleSender::use_asymmetric_fence`](crate::event::SoleSender::use_asymmetric_fence).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] on other transports than the shared one, [`Error::Os`] when the kernel has no
+    /// membarrier(2).
+    pub fn use_asymmetric_fence(&mut self) -> Result<(), Error> {
+        self.responder.use_asymmetric_fence()
     }
 
     /// Receives as many groups as wait and fit, without waiting; returns how many.
@@ -271,6 +301,12 @@ impl FaultResponder {
     /// Groups received so far.
     pub fn received(&self) -> u64 {
         self.received
+    }
+
+    /// How often a wait ended because this end, looking by itself, found something
+    /// ([`Options::busy_poll`](super::Options::busy_poll)), and how often only after a sleep.
+    pub fn waits(&self) -> (u64, u64) {
+        self.responder.waits()
     }
 }
 

@@ -19,13 +19,15 @@ pub(super) struct State {
     pub(super) counters: Counters,
 }
 
-/// What the ledger does not count.
+/// What the ledger does not count. For each field see `FaultReporterCounters`.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) unfinished: u64,
     pub(super) discarded: u64,
     pub(super) refused: u64,
     pub(super) stop_markers: u64,
+    pub(super) busy_polls: u64,
+    pub(super) sleeps: u64,
 }
 
 impl State {

@@ -2,11 +2,16 @@
 //!
 //! What nix offers as a safe call is used where it is needed; here is what nix lacks.
 
-// UNSAFETY: calls into libc, and descriptors that arrive as numbers.
+// UNSAFETY: calls into libc, descriptors that arrive as numbers, and memory shared with other processes.
 #![expect(unsafe_code)]
 
+#[cfg_attr(loom, path = "no_mapping.rs")]
+mod mapping;
+mod membarrier;
 mod scm;
 
+pub(crate) use mapping::{Mapping, View};
+pub(crate) use membarrier::{fence_everywhere, register_for_fences};
 pub(crate) use scm::recv_descriptors;
 
 use std::io;

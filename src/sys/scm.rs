@@ -14,13 +14,14 @@ const SCM_PIDFD: libc::c_int = 4;
 /// Room for them, and for the credentials that a socket option may add, as words for alignment.
 const CONTROL_WORDS: usize = (MOST * size_of::<libc::c_int>()).div_ceil(size_of::<usize>()) + 32;
 
-/// Receives one message into `buffer` and the descriptors on it, all close-on-exec.
+/// Receives one message into `buffer`, with `flags`, and the descriptors on it, all close-on-exec.
 ///
 /// Returns the bytes received, the first descriptor, and whether the kernel cut any off. Further
 /// descriptors are closed.
 pub(crate) fn recv_descriptors(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
+    flags: libc::c_int,
 ) -> io::Result<(usize, Option<OwnedFd>, bool)> {
     let mut control = [0usize; CONTROL_WORDS];
     let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
@@ -33,7 +34,7 @@ pub(crate) fn recv_descriptors(
     let received = loop {
         // SAFETY: `message` points to one iovec over `buffer` and to `control`, both alive and
         // exclusively borrowed for the call, with their true lengths.
-        let result = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+        let result = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags | libc::MSG_CMSG_CLOEXEC) };
         match Errno::result(result) {
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
@@ -102,7 +103,7 @@ mod tests {
             return eprintln!("skipped: before Linux 6.5 the kernel adds none");
         }
         near.write_all(b"x").unwrap();
-        let (bytes, descriptor, _) = recv_descriptors(far.as_fd(), &mut [0; 8]).unwrap();
+        let (bytes, descriptor, _) = recv_descriptors(far.as_fd(), &mut [0; 8], 0).unwrap();
         assert_eq!((bytes, descriptor.is_none(), pidfds()), (1, true, 0));
     }
 }

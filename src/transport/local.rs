@@ -7,7 +7,7 @@ use std::time::Instant;
 use crossbeam_queue::ArrayQueue;
 use recordfd_uapi::{Record, Sequence};
 
-use super::{Owner, Taken};
+use super::{LOSS, Owner, Taken, spin};
 use crate::bell::Bell;
 use crate::doorbell::{ARMED, Tokens, Waiter, ring};
 use crate::drain::DrainGate;
@@ -16,9 +16,6 @@ use crate::sync::{AtomicBool, AtomicU32, Ordering};
 
 #[cfg(all(test, loom))]
 mod models;
-
-/// Marks that [`Direction::tail_loss`] holds a sequence number, which has 31 bits.
-const LOSS: u32 = 1 << 31;
 
 /// A word in a cache line of its own (two, for processors that fetch lines in pairs).
 #[derive(Debug)]
@@ -205,21 +202,13 @@ impl<T: Record> Rx<T> {
     }
 
     /// Looks for work until `until`, without wanting tokens meanwhile; then wants them again.
-    pub(crate) fn spin(&mut self, until: Instant) -> bool {
+    pub(crate) fn look(&mut self, until: Instant) -> bool {
         if Instant::now() >= until {
             return false;
         }
         self.waiter.enter(&self.shared.armed.0);
         self.waiter.stay_awake(&self.shared.armed.0);
-        while Instant::now() < until {
-            for _ in 0..64 {
-                if self.has_work() {
-                    return true;
-                }
-                std::hint::spin_loop();
-            }
-        }
-        !self.fall_asleep()
+        spin(until, || self.has_work()) || !self.fall_asleep()
     }
 
     pub(crate) fn watch(&self) -> Watch<T> {
@@ -231,7 +220,7 @@ impl<T: Record> Rx<T> {
     }
 
     /// Whether a receive would bring something other than `Empty`.
-    fn has_work(&self) -> bool {
+    pub(crate) fn has_work(&self) -> bool {
         has_work(&self.shared, self.seen_loss)
     }
 

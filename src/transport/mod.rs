@@ -5,10 +5,12 @@
 
 #[cfg(feature = "local")]
 pub(crate) mod local;
+pub(crate) mod shared;
 pub(crate) mod socket;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -16,10 +18,17 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use recordfd_uapi::{Record, Sequence};
 
-use crate::error::{DrainError, TryRecvError, TrySendError, Violation};
+use crate::error::{DrainError, Error, TryRecvError, TrySendError, Violation};
+
+/// Marks that a word that tells of a loss at the end of the stream holds a sequence number, which has 31 bits.
+pub(crate) const LOSS: u32 = 1 << 31;
 
 /// Beyond any use, and short enough to be added to a point in time.
 const MOST_BUSY_POLL: Duration = Duration::from_secs(1 << 30);
+
+/// Why there is nothing to leave to the other side.
+pub(crate) const NO_FENCES: Error =
+    Error::Unsupported { reason: "only shared channels have fences that can be asymmetric" };
 
 /// The process that made an end. In another one, a child of fork, dropping the end must do nothing
 /// but close descriptors: the parent still uses the channel.
@@ -55,18 +64,52 @@ impl Taken {
     }
 }
 
+/// An end towards another process, which is not trusted: what its two directions are made of.
+#[derive(Clone, Debug)]
+pub(crate) enum Remote {
+    Socket(Arc<OwnedFd>),
+    Shared(Arc<shared::Port>),
+}
+
+impl Remote {
+    /// The producing end of what this end sends. On a socket it keeps to `depth`; a ring is as deep as it is.
+    pub(crate) fn tx<T: Record>(&self, depth: u32) -> RemoteTx<T> {
+        match self {
+            Self::Socket(socket) => RemoteTx::Socket(socket::Tx::new(socket.clone(), depth)),
+            Self::Shared(port) => RemoteTx::Shared(shared::Tx::new(port.clone())),
+        }
+    }
+
+    /// A look at what this end receives, from outside.
+    pub(crate) fn watch<T: Record>(&self) -> Watch<T> {
+        match self {
+            Self::Socket(socket) => Watch::Socket(socket::Watch::new(socket.clone())),
+            Self::Shared(port) => Watch::Shared(shared::Watch::new(port.clone())),
+        }
+    }
+
+    /// The consuming end of what this end receives.
+    pub(crate) fn rx<T: Record>(&self) -> Rx<T> {
+        Rx::new(match self {
+            Self::Socket(socket) => RxCarrier::Socket(socket::Rx::new(socket.clone())),
+            Self::Shared(port) => RxCarrier::Shared(shared::Rx::new(port.clone())),
+        })
+    }
+}
+
 /// The producing end of one direction.
 #[derive(Debug)]
 pub(crate) enum Tx<T: Record> {
     #[cfg(feature = "local")]
     Local(local::Tx<T>),
-    Socket(socket::Tx<T>),
+    Remote(RemoteTx<T>),
 }
 
 impl<T: Record> Tx<T> {
     /// Sends `item(0)` to `item(count - 1)`, as many as fit; returns how many were accepted.
     ///
     /// An error means that none was.
+    #[inline]
     pub(crate) fn send(
         &mut self,
         count: usize,
@@ -75,16 +118,16 @@ impl<T: Record> Tx<T> {
         match self {
             #[cfg(feature = "local")]
             Self::Local(tx) => tx.send(count, item),
-            Self::Socket(tx) => tx.send(count, item),
+            Self::Remote(tx) => tx.send(count, item),
         }
     }
 
-    /// Writes what is left of an accepted item, if someone's change of the send buffer cut it.
+    /// See [`RemoteTx::finish`].
     pub(crate) fn finish(&mut self) -> Result<(), TrySendError<()>> {
         match self {
             #[cfg(feature = "local")]
             Self::Local(_) => Ok(()),
-            Self::Socket(tx) => tx.finish(),
+            Self::Remote(tx) => tx.finish(),
         }
     }
 
@@ -93,15 +136,11 @@ impl<T: Record> Tx<T> {
     pub(crate) fn announce_loss(&mut self, sequence: Sequence) -> bool {
         match self {
             #[cfg(feature = "local")]
-            Self::Local(tx) => {
-                tx.announce_loss(sequence);
-                true
-            }
-            Self::Socket(_) => {
-                let _ = sequence;
-                false
-            }
+            Self::Local(tx) => tx.announce_loss(sequence),
+            Self::Remote(RemoteTx::Shared(tx)) => tx.announce_loss(sequence),
+            Self::Remote(RemoteTx::Socket(_)) => return false,
         }
+        true
     }
 
     /// A look at this direction from outside.
@@ -109,7 +148,8 @@ impl<T: Record> Tx<T> {
         match self {
             #[cfg(feature = "local")]
             Self::Local(tx) => Watch::Local(tx.watch()),
-            Self::Socket(tx) => Watch::Socket(tx.watch()),
+            Self::Remote(RemoteTx::Socket(tx)) => Watch::Socket(tx.watch()),
+            Self::Remote(RemoteTx::Shared(tx)) => Watch::Shared(tx.watch()),
         }
     }
 
@@ -118,7 +158,8 @@ impl<T: Record> Tx<T> {
         match self {
             #[cfg(feature = "local")]
             Self::Local(tx) => tx.capacity(),
-            Self::Socket(tx) => tx.capacity(),
+            Self::Remote(RemoteTx::Socket(tx)) => tx.capacity(),
+            Self::Remote(RemoteTx::Shared(tx)) => tx.capacity(),
         }
     }
 
@@ -127,7 +168,88 @@ impl<T: Record> Tx<T> {
         match self {
             #[cfg(feature = "local")]
             Self::Local(tx) => tx.wake_ups(),
-            Self::Socket(_) => 0,
+            Self::Remote(RemoteTx::Socket(_)) => 0,
+            Self::Remote(RemoteTx::Shared(tx)) => tx.wake_ups(),
+        }
+    }
+
+    /// See [`RemoteTx::leave_fences`].
+    pub(crate) fn leave_fences(&mut self) -> Result<(), Error> {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(_) => Err(NO_FENCES),
+            Self::Remote(tx) => tx.leave_fences(),
+        }
+    }
+}
+
+/// The producing end of one direction, towards another process.
+#[derive(Debug)]
+pub(crate) enum RemoteTx<T> {
+    Socket(socket::Tx<T>),
+    Shared(shared::Tx<T>),
+}
+
+impl<T: Record> RemoteTx<T> {
+    /// As [`Tx::send`].
+    #[inline]
+    pub(crate) fn send(
+        &mut self,
+        count: usize,
+        item: impl Fn(usize) -> T,
+    ) -> Result<usize, TrySendError<()>> {
+        match self {
+            Self::Socket(tx) => tx.send(count, item),
+            Self::Shared(tx) => tx.send(count, item),
+        }
+    }
+
+    /// Sends `count` items together: all of them are accepted, or none.
+    pub(crate) fn send_whole(
+        &mut self,
+        count: usize,
+        item: impl Fn(usize) -> T,
+    ) -> Result<(), TrySendError<()>> {
+        match self {
+            Self::Socket(tx) => tx.send_whole(count, item),
+            Self::Shared(tx) => tx.send_whole(count, item),
+        }
+    }
+
+    /// The most items that [`send_whole`](Self::send_whole) takes.
+    pub(crate) fn most_whole(&self) -> usize {
+        match self {
+            Self::Socket(tx) => tx.most_whole(),
+            Self::Shared(tx) => tx.most_whole(),
+        }
+    }
+
+    /// How many of `wanted` items, which are no more than [`most_whole`](Self::most_whole), can be sent together.
+    pub(crate) fn room(&mut self, wanted: usize) -> Result<usize, TrySendError<()>> {
+        match self {
+            // Where one record has room, a whole write has.
+            Self::Socket(_) => Ok(wanted),
+            Self::Shared(tx) => tx.room(wanted).map(|room| room.min(wanted)),
+        }
+    }
+
+    /// Leaves fences to a consumer that makes them for both.
+    pub(crate) fn leave_fences(&mut self) -> Result<(), Error> {
+        match self {
+            Self::Socket(_) => Err(NO_FENCES),
+            Self::Shared(tx) => tx.leave_fences(),
+        }
+    }
+
+    /// Writes what is left of an accepted item, if someone's change of the send buffer cut it, and wakes whom the
+    /// kernel had no memory to wake.
+    pub(crate) fn finish(&mut self) -> Result<(), TrySendError<()>> {
+        match self {
+            Self::Socket(tx) => tx.finish(),
+            Self::Shared(tx) => {
+                tx.finish();
+                Ok(())
+            }
         }
     }
 }
@@ -138,6 +260,8 @@ pub(crate) struct Rx<T: Record> {
     carrier: RxCarrier<T>,
     /// What the peer did wrong: nothing more is read from it.
     broken: Option<Violation>,
+    /// How often this end looked by itself until something came.
+    busy_polls: u64,
     /// Sleeps that ended with something to receive.
     sleeps: u64,
 }
@@ -147,16 +271,18 @@ pub(crate) enum RxCarrier<T: Record> {
     #[cfg(feature = "local")]
     Local(local::Rx<T>),
     Socket(socket::Rx<T>),
+    Shared(shared::Rx<T>),
 }
 
 impl<T: Record> Rx<T> {
     pub(crate) fn new(carrier: RxCarrier<T>) -> Self {
-        Self { carrier, broken: None, sleeps: 0 }
+        Self { carrier, broken: None, busy_polls: 0, sleeps: 0 }
     }
 
     /// Receives at most `most` items into `sink`, which may find one in violation of the protocol.
     ///
     /// Items before a violation are still delivered; the violation is reported by the next call.
+    #[inline]
     pub(crate) fn recv(
         &mut self,
         most: usize,
@@ -168,6 +294,7 @@ impl<T: Record> Rx<T> {
             #[cfg(feature = "local")]
             (None, RxCarrier::Local(rx)) => rx.recv(most, &mut taken, &mut sink),
             (None, RxCarrier::Socket(rx)) => rx.recv(most, &mut taken, &mut sink),
+            (None, RxCarrier::Shared(rx)) => rx.recv(most, &mut taken, &mut sink),
         };
         if let Err(TryRecvError::PeerViolation(violation)) = outcome {
             self.broken = Some(violation);
@@ -178,27 +305,75 @@ impl<T: Record> Rx<T> {
         }
     }
 
-    /// Looks for `busy_poll`, then sleeps, until a receive may bring something; false when `deadline`
-    /// came first.
-    pub(crate) fn wait(&mut self, deadline: Option<Instant>, busy_poll: Duration) -> io::Result<bool> {
-        let spin_until = spin_until(deadline, busy_poll);
-        let woken = match &mut self.carrier {
+    /// Receives nothing more, for the peer has done wrong: what, the next receive tells.
+    pub(crate) fn break_off(&mut self, violation: Violation) {
+        self.broken = Some(violation);
+    }
+
+    /// What comes in front of a blocking receive: looks for `busy_poll` whether there is something to receive,
+    /// but not beyond `deadline`.
+    pub(crate) fn look(&mut self, deadline: Option<Instant>, busy_poll: Duration) -> io::Result<()> {
+        if busy_poll.is_zero() || self.broken.is_some() {
+            return Ok(());
+        }
+        if self.has_work() {
+            return Ok(());
+        }
+        let Some(until) = spin_until(deadline, busy_poll) else { return Ok(()) };
+        let found = match &mut self.carrier {
             #[cfg(feature = "local")]
-            RxCarrier::Local(rx) => {
-                if spin_until.is_some_and(|until| rx.spin(until)) {
-                    return Ok(true);
-                }
-                wait_readable(rx.as_fd(), deadline)?
-            }
-            RxCarrier::Socket(rx) => {
-                if spin_readable(rx.as_fd(), spin_until)? {
-                    return Ok(true);
-                }
-                wait_readable(rx.as_fd(), deadline)?
-            }
+            RxCarrier::Local(rx) => rx.look(until),
+            RxCarrier::Socket(rx) => spin_readable(rx.as_fd(), until)?,
+            RxCarrier::Shared(rx) => rx.look(until),
         };
+        self.busy_polls += u64::from(found);
+        Ok(())
+    }
+
+    /// Sleeps until a receive may bring something; false when `deadline` came first.
+    pub(crate) fn sleep(&mut self, deadline: Option<Instant>) -> io::Result<bool> {
+        let woken = wait_readable(self.as_fd(), deadline)?;
+        if let RxCarrier::Shared(rx) = &mut self.carrier {
+            rx.note_sleep();
+        }
         self.sleeps += u64::from(woken);
         Ok(woken)
+    }
+
+    /// [`look`](Self::look)s, then [`sleep`](Self::sleep)s.
+    pub(crate) fn wait(&mut self, deadline: Option<Instant>, busy_poll: Duration) -> io::Result<bool> {
+        let before = self.busy_polls;
+        self.look(deadline, busy_poll)?;
+        if self.busy_polls > before || self.has_work() { Ok(true) } else { self.sleep(deadline) }
+    }
+
+    /// Says whether this end looks by itself before it sleeps, so that it need not be woken meanwhile.
+    pub(crate) fn set_busy(&mut self, busy: bool) {
+        if let RxCarrier::Shared(rx) = &mut self.carrier {
+            rx.set_parks(busy);
+        }
+    }
+
+    /// Takes out the tokens that tell of nothing to receive, where there are such.
+    pub(crate) fn settle(&mut self) {
+        if let RxCarrier::Shared(rx) = &mut self.carrier {
+            rx.settle();
+        }
+    }
+
+    /// Fences for both sides, from now on.
+    pub(crate) fn fence_for_both(&mut self) {
+        if let RxCarrier::Shared(rx) = &mut self.carrier {
+            rx.fence_for_both();
+        }
+    }
+
+    /// The most items that are ever there to receive.
+    pub(crate) fn most(&self) -> usize {
+        match &self.carrier {
+            RxCarrier::Shared(rx) => rx.most(),
+            _ => usize::MAX,
+        }
     }
 
     /// A look at this direction from outside.
@@ -207,6 +382,7 @@ impl<T: Record> Rx<T> {
             #[cfg(feature = "local")]
             RxCarrier::Local(rx) => Watch::Local(rx.watch()),
             RxCarrier::Socket(rx) => Watch::Socket(rx.watch()),
+            RxCarrier::Shared(rx) => Watch::Shared(rx.watch()),
         }
     }
 
@@ -216,6 +392,22 @@ impl<T: Record> Rx<T> {
             #[cfg(feature = "local")]
             RxCarrier::Local(rx) => rx.wake_ups(),
             RxCarrier::Socket(_) => self.sleeps,
+            RxCarrier::Shared(rx) => rx.wake_ups(),
+        }
+    }
+
+    /// How often a wait ended by looking, and how often by a sleep.
+    pub(crate) fn waits(&self) -> (u64, u64) {
+        (self.busy_polls, self.sleeps)
+    }
+
+    fn has_work(&mut self) -> bool {
+        match &mut self.carrier {
+            #[cfg(feature = "local")]
+            RxCarrier::Local(rx) => rx.has_work(),
+            // A sleep finds out at once.
+            RxCarrier::Socket(_) => false,
+            RxCarrier::Shared(rx) => rx.has_work(),
         }
     }
 }
@@ -226,6 +418,7 @@ impl<T: Record> AsFd for Rx<T> {
             #[cfg(feature = "local")]
             RxCarrier::Local(rx) => rx.as_fd(),
             RxCarrier::Socket(rx) => rx.as_fd(),
+            RxCarrier::Shared(rx) => rx.as_fd(),
         }
     }
 }
@@ -236,6 +429,7 @@ pub(crate) enum Watch<T: Record> {
     #[cfg(feature = "local")]
     Local(local::Watch<T>),
     Socket(socket::Watch<T>),
+    Shared(shared::Watch),
 }
 
 impl<T: Record> Watch<T> {
@@ -245,6 +439,7 @@ impl<T: Record> Watch<T> {
             #[cfg(feature = "local")]
             Self::Local(watch) => watch.is_drained(),
             Self::Socket(watch) => watch.is_drained(),
+            Self::Shared(watch) => watch.is_drained(),
         }
     }
 
@@ -259,6 +454,7 @@ impl<T: Record> Watch<T> {
             #[cfg(feature = "local")]
             Self::Local(watch) => watch.wait_drained(deadline),
             Self::Socket(watch) => watch.wait_drained(deadline, is_written),
+            Self::Shared(watch) => watch.wait_drained(deadline),
         }
     }
 
@@ -268,6 +464,15 @@ impl<T: Record> Watch<T> {
             #[cfg(feature = "local")]
             Self::Local(watch) => watch.is_closed(),
             Self::Socket(watch) => watch.is_closed(),
+            Self::Shared(watch) => watch.is_closed(),
+        }
+    }
+
+    /// Looks until `until` whether the end of this direction that this process has can receive something.
+    pub(crate) fn look(&self, until: Instant) -> io::Result<bool> {
+        match self {
+            Self::Shared(watch) => Ok(watch.look(until)),
+            _ => spin_readable(self.as_fd(), until),
         }
     }
 }
@@ -279,6 +484,7 @@ impl<T: Record> AsFd for Watch<T> {
             #[cfg(feature = "local")]
             Self::Local(watch) => watch.as_fd(),
             Self::Socket(watch) => watch.as_fd(),
+            Self::Shared(watch) => watch.as_fd(),
         }
     }
 }
@@ -292,10 +498,28 @@ pub(crate) fn spin_until(deadline: Option<Instant>, busy_poll: Duration) -> Opti
     Some(deadline.map_or(until, |deadline| deadline.min(until)))
 }
 
+/// Looks until `until` whether there is work, with pauses between the looks that grow to eight; looks at least once.
+pub(crate) fn spin(until: Instant, mut has_work: impl FnMut() -> bool) -> bool {
+    let mut pauses = 1;
+    loop {
+        // Reading the clock takes longer than a look.
+        for _ in 0..16 {
+            if has_work() {
+                return true;
+            }
+            (0..pauses).for_each(|_| std::hint::spin_loop());
+        }
+        if Instant::now() >= until {
+            return false;
+        }
+        pauses = (pauses * 2).min(8);
+    }
+}
+
 /// Looks until `until` whether `fd` is readable or hung up. Each look is a system call, but no sleep: the
 /// wake-up is what is saved.
-pub(crate) fn spin_readable(fd: BorrowedFd<'_>, until: Option<Instant>) -> io::Result<bool> {
-    while until.is_some_and(|until| Instant::now() < until) {
+pub(crate) fn spin_readable(fd: BorrowedFd<'_>, until: Instant) -> io::Result<bool> {
+    while Instant::now() < until {
         if wait_readable(fd, Some(Instant::now()))? {
             return Ok(true);
         }

@@ -157,7 +157,7 @@ impl<T: Record> Tx<T> {
     }
 
     pub(crate) fn watch(&self) -> Watch<T> {
-        Watch(self.socket.clone(), PhantomData)
+        Watch::new(self.socket.clone())
     }
 
     pub(crate) fn capacity(&self) -> usize {
@@ -233,7 +233,7 @@ impl<T: Record> Rx<T> {
     }
 
     pub(crate) fn watch(&self) -> Watch<T> {
-        Watch(self.socket.clone(), PhantomData)
+        Watch::new(self.socket.clone())
     }
 
     /// One read of at most `most` records. What it takes out of the socket is delivered, so that the
@@ -311,6 +311,10 @@ impl<T> AsFd for Rx<T> {
 pub(crate) struct Watch<T>(Arc<OwnedFd>, PhantomData<T>);
 
 impl<T> Watch<T> {
+    pub(crate) fn new(socket: Arc<OwnedFd>) -> Self {
+        Self(socket, PhantomData)
+    }
+
     pub(crate) fn is_drained(&self) -> Result<bool, DrainError> {
         let unread = sys::unread_bytes(self.0.as_fd()).map_err(DrainError::Io)?;
         // A peer that hangs up frees what it has not read, which looks the same; in this order a

@@ -22,9 +22,12 @@ pub const EVERY_MAKE: &[MakeFault] = &[
     local,
     socket,
     socket_made_by_responder,
+    shared,
+    shared_made_by_responder,
 ];
 
-/// Each test with each way to make a channel; those of `local` and `socket` only where the two differ.
+/// Each test with each way to make a channel; those of `local` and `socket` only where
+/// threads and processes differ.
 #[allow(unused_macros, reason = "no single test uses all of it")]
 macro_rules! on_every_transport {
     (every { $($every:ident)* } local { $($local:ident)* } socket { $($socket:ident)* }) => {
@@ -40,6 +43,14 @@ macro_rules! on_every_transport {
         mod socket_made_by_responder {
             $(#[test] fn $every() { super::$every($crate::common::fault::socket_made_by_responder) })*
             $(#[test] fn $socket() { super::$socket($crate::common::fault::socket_made_by_responder) })*
+        }
+        mod shared {
+            $(#[test] fn $every() { super::$every($crate::common::fault::shared) })*
+            $(#[test] fn $socket() { super::$socket($crate::common::fault::shared) })*
+        }
+        mod shared_made_by_responder {
+            $(#[test] fn $every() { super::$every($crate::common::fault::shared_made_by_responder) })*
+            $(#[test] fn $socket() { super::$socket($crate::common::fault::shared_made_by_responder) })*
         }
     };
     ($($every:ident)*) => {
@@ -67,6 +78,18 @@ pub fn socket_made_by_responder(options: &Options) -> (FaultReporter, FaultRespo
     let info = end.info();
     let options = options.clone().depth(info.depth);
     (FaultReporter::from_socket(end.into(), info.format, &options).unwrap(), responder)
+}
+
+/// In shared memory; the reporter's side makes the channel.
+pub fn shared(options: &Options) -> (FaultReporter, FaultResponder) {
+    let (reporter, end) = fault::shared(options).unwrap();
+    (reporter, FaultResponder::from_shared(end.into()).unwrap())
+}
+
+/// In shared memory; the responder's side makes the channel.
+pub fn shared_made_by_responder(options: &Options) -> (FaultReporter, FaultResponder) {
+    let (responder, end) = fault::shared_responder(options).unwrap();
+    (FaultReporter::from_shared(end.into(), options).unwrap(), responder)
 }
 
 /// A reporter, and its peer as a plain stream.

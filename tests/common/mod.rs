@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use fork::{Fork, fork, waitpid};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use recordfd::Options;
-use recordfd::event::{self, Received, Receiver, Sender};
+use recordfd::event::{self, Received, Receiver, Sender, SoleSender};
 use recordfd::uapi::{AcpiNotify, Event, FixedText, Record, Sequence};
 
 pub mod fault;
@@ -72,6 +72,18 @@ pub fn socket_made_by_receiver(options: &Options) -> (Tx, Rx) {
     let (rx, end) = event::socket_receiver(options).unwrap();
     let info = end.info();
     (Tx::from_socket(end.into(), info.format, info.depth).unwrap(), rx)
+}
+
+/// In shared memory; the sender's side makes the channel.
+pub fn shared(options: &Options) -> (Tx, Rx) {
+    let (tx, end) = event::shared(options).unwrap();
+    (tx.into_shared(), Rx::from_shared(end.into()).unwrap())
+}
+
+/// In shared memory; the receiver's side makes the channel.
+pub fn shared_made_by_receiver(options: &Options) -> (Tx, Rx) {
+    let (rx, end) = event::shared_receiver(options).unwrap();
+    (SoleSender::from_shared(end.into()).unwrap().into_shared(), rx)
 }
 
 /// A receiver, and its peer as a plain stream.
@@ -154,6 +166,8 @@ pub const EVERY_MAKE: &[Make] = &[
     local,
     socket,
     socket_made_by_receiver,
+    shared,
+    shared_made_by_receiver,
 ];
 
 /// Forks; the child drops `ends` and goes, the parent waits for that and keeps them.

@@ -443,13 +443,19 @@ RECORDFD_ASSERT_OFFSET(struct recordfd_mixed, payload, 16);
 /* Bytes of the first version of struct recordfd_offer, the least a reader accepts. */
 #define RECORDFD_OFFER_MIN_SIZE 64
 
+/*
+ * Who reads the offer produces the records and consumes the replies; without it, the other way
+ * round.
+ */
+#define RECORDFD_OFFER_FLAG_PRODUCER 0x1
+
 /**
  * struct recordfd_offer - Layout of a shared-memory channel
  * @size: Bytes of the struct as its writer knows it, at least RECORDFD_OFFER_MIN_SIZE
  * @abi_min: The oldest version of the ring protocol the maker speaks
  * @abi_max: The newest version of the ring protocol the maker speaks
  * @format: What the records are, RECORDFD_FORMAT_*
- * @flags: Must be 0
+ * @flags: RECORDFD_OFFER_FLAG_*
  * @depth: Records in the ring, a power of two
  * @record_size: Bytes of one record
  * @reply_depth: Replies in the ring, a power of two; 0 when the format has none
@@ -461,7 +467,7 @@ RECORDFD_ASSERT_OFFSET(struct recordfd_mixed, payload, 16);
  *
  * New fields come only at the end. A reader refuses a struct that is shorter than the first
  * version (EINVAL), accepts a longer one whose unknown tail is zero, and refuses any other (E2BIG).
- * It also refuses bytes behind the end that @size gives, and non-zero @flags (EINVAL).
+ * It also refuses bytes behind the end that @size gives, and @flags it does not know (EINVAL).
  */
 struct recordfd_offer {
 	__u32 size;

@@ -67,7 +67,7 @@ pub use format::{ChannelInfo, Format, Layout, Protocol, Transport, WRITE_MAX};
 pub use header::{Event, EventFlags, EventHeader};
 pub use linux::{LinuxEvent, LinuxEvents};
 pub use mixed::Mixed;
-pub use offer::{Offer, OfferError};
+pub use offer::{Offer, OfferError, OfferFlags};
 pub use pci::{PciChannelState, PciError, PciErrorFlags, PciErrorResult, PciErrorStep, PciErsResult};
 pub use pgfault::{PageResponse, PageResponseCode, PgFault, PgFaultFlags, PgFaultPerm};
 pub use record::{EventRecord, NoReply, Payload, Record, RecordError};

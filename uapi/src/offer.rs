@@ -4,8 +4,17 @@ use core::fmt;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::record::pin_layout;
+use crate::record::{pin_layout, wire_flags};
 use crate::Format;
+
+wire_flags! {
+    /// Flags of an [`Offer`]. A reader refuses those it does not know.
+    OfferFlags {
+        /// Who reads the offer produces the records and consumes the replies. Without it, it is the other
+        /// way round.
+        PRODUCER = 0x1,
+    }
+}
 
 /// Layout of a shared-memory channel, extensible by the kernel's rule for structs that configure
 /// (Linux `include/linux/uaccess.h`, `copy_struct_from_user()`).
@@ -23,8 +32,8 @@ pub struct Offer {
     pub abi_max: u16,
     /// What the records are.
     pub format: Format,
-    /// No flag is defined yet: 0.
-    pub flags: u32,
+    /// Which end the offer is for.
+    pub flags: OfferFlags,
     /// Records in the ring, a power of two.
     pub depth: u32,
     /// Bytes of one record.
@@ -58,7 +67,7 @@ impl Offer {
             abi_min: 0,
             abi_max: 0,
             format,
-            flags: 0,
+            flags: OfferFlags::empty(),
             depth: 0,
             record_size: 0,
             reply_depth: 0,
@@ -95,9 +104,11 @@ impl Offer {
         if let Some(at) = tail.iter().position(|byte| *byte != 0) {
             return Err(OfferError::UnknownTail { offset: Self::MIN_SIZE + at });
         }
-        if offer.reserved != 0 || offer.flags != 0 {
-            let field = if offer.flags != 0 { "flags" } else { "reserved" };
-            return Err(OfferError::Reserved { field });
+        if !OfferFlags::PRODUCER.contains(offer.flags) {
+            return Err(OfferError::Reserved { field: "flags" });
+        }
+        if offer.reserved != 0 {
+            return Err(OfferError::Reserved { field: "reserved" });
         }
         Ok(offer)
     }
@@ -124,7 +135,7 @@ pub enum OfferError {
         /// Where the first unknown non-zero byte is.
         offset: usize,
     },
-    /// A field that must be zero is not.
+    /// A field that must be zero is not, or a flag is none that this version knows.
     Reserved {
         /// The field, as the C header names it.
         field: &'static str,
@@ -152,7 +163,7 @@ impl fmt::Display for OfferError {
             Self::UnknownTail { offset } => {
                 write!(f, "offer asks for something unknown at byte {offset}")
             }
-            Self::Reserved { field } => write!(f, "reserved field {field} of the offer is not zero"),
+            Self::Reserved { field } => write!(f, "field {field} of the offer has a value that is reserved"),
         }
     }
 }
@@ -215,7 +226,9 @@ mod tests {
         assert_eq!(Offer::from_bytes(&bytes).unwrap_err(), OfferError::TrailingBytes { found: 16 });
         bytes[63] = 1;
         assert_eq!(Offer::from_bytes(&bytes[..64]).unwrap_err(), OfferError::Reserved { field: "reserved" });
-        bytes[12] = 1;
+        bytes[12] = 2;
         assert_eq!(Offer::from_bytes(&bytes[..64]).unwrap_err(), OfferError::Reserved { field: "flags" });
+        (bytes[12], bytes[63]) = (1, 0);
+        assert_eq!(Offer::from_bytes(&bytes[..64]).unwrap().flags, OfferFlags::PRODUCER);
     }
 }

@@ -138,6 +138,7 @@ pub(crate) fn constants() -> Vec<Constant> {
         RECORDFD_DEVICE_ACK_DONE = DeviceAckCode::DONE.get();
         RECORDFD_DEVICE_ACK_REFUSED = DeviceAckCode::REFUSED.get();
         RECORDFD_OFFER_MIN_SIZE = Offer::MIN_SIZE;
+        RECORDFD_OFFER_FLAG_PRODUCER = OfferFlags::PRODUCER.bits();
         RECORDFD_TRANSPORT_LOCAL = Transport::LOCAL.get();
         RECORDFD_TRANSPORT_SOCKET = Transport::SOCKET.get();
         RECORDFD_TRANSPORT_SHARED = Transport::SHARED.get();

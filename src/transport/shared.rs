@@ -1,0 +1,474 @@
+//! Between processes that both link this library: rings in shared memory, and a socket that is the descriptor to
+//! poll, the doorbell and the hang-up.
+//!
+//! No system call is made while both sides are busy. The peer is not trusted: see `ring.rs` for the indices and
+//! slots, `shared/layout.rs` and `shared/attach.rs` for the memory, `shared/port.rs` for what goes over the socket.
+
+mod attach;
+mod layout;
+mod port;
+
+pub(crate) use attach::{Made, attach, make};
+pub(crate) use port::Port;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::poll::PollFlags;
+use recordfd_uapi::{Record, Sequence, WRITE_MAX};
+
+use super::{LOSS, Taken, spin, wait_for, wait_readable};
+use crate::doorbell::{Waiter, ring};
+use crate::error::{DrainError, Error, TryRecvError, TrySendError, Violation};
+use crate::ring::{Consumer, Producer, Storage};
+use crate::sync::Ordering;
+use port::{Direction, SocketTokens};
+
+/// How often a sender that finds no room asks whether the consumer is still there: each time it has found none
+/// this often.
+const ASK_EVERY: u32 = 64;
+/// After so many receives in a row that brought nothing, the socket is looked at each [`ASK_EVERY`] times only.
+const ASK_FIRST: u32 = 8;
+/// How long a receive that looks by itself goes without asking whether the peer is still there.
+const ASK_AFTER: Duration = Duration::from_millis(1);
+
+/// The producing end.
+#[derive(Debug)]
+pub(crate) struct Tx<T> {
+    port: Arc<Port>,
+    ring: Producer<Direction, T>,
+    /// `TAIL_LOSS` is set.
+    announced: bool,
+    /// This process is registered for the consumer's fences.
+    registered: bool,
+    /// Sends that found no room.
+    full: u32,
+    wake_ups: u64,
+}
+
+impl<T: Record> Tx<T> {
+    pub(crate) fn new(port: Arc<Port>) -> Self {
+        let ring = Producer::new(port.produced.clone());
+        Self { port, ring, announced: false, registered: false, full: 0, wake_ups: 0 }
+    }
+
+    #[inline]
+    pub(crate) fn send(
+        &mut self,
+        count: usize,
+        item: impl Fn(usize) -> T,
+    ) -> Result<usize, TrySendError<()>> {
+        if count == 0 {
+            // Nothing follows that could tell an announced loss: the announcement must stay.
+            return Ok(0);
+        }
+        let room = self.room(count)?;
+        let accepted = count.min(room);
+        if accepted == 0 {
+            return Err(self.no_room());
+        }
+        if self.announced {
+            // The next record's number tells the loss. Relaxed: the release of the record orders it.
+            self.port.produced.tail_loss().store(0, Ordering::Relaxed);
+            self.announced = false;
+        }
+        for index in 0..accepted {
+            self.ring.put(index as u32, &item(index));
+        }
+        self.ring.publish(accepted as u32);
+        self.ring();
+        Ok(accepted)
+    }
+
+    /// Sends `count` items that are published together: all of them are accepted, or none.
+    pub(crate) fn send_whole(
+        &mut self,
+        count: usize,
+        item: impl Fn(usize) -> T,
+    ) -> Result<(), TrySendError<()>> {
+        if self.room(count)? < count {
+            return Err(self.no_room());
+        }
+        self.send(count, item).map(|_| ())
+    }
+
+    /// The most items that [`send_whole`](Self::send_whole) takes.
+    pub(crate) fn most_whole(&self) -> usize {
+        self.capacity().min(WRITE_MAX / T::SIZE)
+    }
+
+    /// How many items there is room for, if fewer than `wanted`.
+    #[inline]
+    pub(crate) fn room(&mut self, wanted: usize) -> Result<usize, TrySendError<()>> {
+        if self.port.is_peer_gone() || self.port.violation().is_some() {
+            return Err(TrySendError::Closed(()));
+        }
+        match self.ring.room(wanted.min(self.capacity()) as u32) {
+            Ok(room) => Ok(room as usize),
+            Err(violation) => {
+                // Who receives on this end is told what it was.
+                self.port.note_violation(violation);
+                Err(TrySendError::Closed(()))
+            }
+        }
+    }
+
+    /// Tells the consumer, in order, that records up to `sequence` were lost.
+    pub(crate) fn announce_loss(&mut self, sequence: Sequence) {
+        // Release pairs with the load in `Rx::recv`: what was accepted before is seen before.
+        self.port.produced.tail_loss().store(LOSS | sequence.get(), Ordering::Release);
+        self.announced = true;
+        self.ring();
+    }
+
+    /// Puts in the tokens that the kernel had no memory for.
+    pub(crate) fn finish(&mut self) {
+        self.port.put_owed_tokens();
+    }
+
+    /// From now on leaves the fences to a consumer that says it makes them for both.
+    pub(crate) fn leave_fences(&mut self) -> Result<(), Error> {
+        self.port.register()?;
+        self.registered = true;
+        Ok(())
+    }
+
+    pub(crate) fn watch(&self) -> Watch {
+        Watch::new(self.port.clone())
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.ring.depth() as usize
+    }
+
+    pub(crate) fn wake_ups(&self) -> u64 {
+        self.wake_ups
+    }
+
+    #[cold]
+    fn no_room(&mut self) -> TrySendError<()> {
+        self.full = self.full.wrapping_add(1);
+        self.finish();
+        if self.full % ASK_EVERY == 0 && self.port.has_hung_up() {
+            return TrySendError::Closed(());
+        }
+        TrySendError::Full(())
+    }
+
+    #[inline]
+    fn ring(&mut self) {
+        let asymmetric = self.registered && self.port.produced.consumer_fences();
+        let tokens = SocketTokens::new(&self.port, asymmetric);
+        self.wake_ups += u64::from(ring(self.port.produced.armed(), &tokens));
+    }
+}
+
+/// The consuming end.
+#[derive(Debug)]
+pub(crate) struct Rx<T> {
+    port: Arc<Port>,
+    ring: Consumer<Direction, T>,
+    waiter: Waiter,
+    /// The announcement of a tail loss that was delivered last, and no record since.
+    seen_loss: u32,
+    /// Receives in a row that brought nothing and owned no token.
+    idle: u32,
+    /// A receive that brings something leaves a token in, and producers in peace.
+    parks: bool,
+    /// This end fences for both sides.
+    fences: bool,
+}
+
+impl<T: Record> Rx<T> {
+    pub(crate) fn new(port: Arc<Port>) -> Self {
+        let ring = Consumer::new(port.consumed.clone());
+        Self { port, ring, waiter: Waiter::new(), seen_loss: 0, idle: 0, parks: false, fences: false }
+    }
+
+    #[inline]
+    pub(crate) fn recv(
+        &mut self,
+        most: usize,
+        taken: &mut Taken,
+        sink: &mut impl FnMut(&T) -> Result<(), Violation>,
+    ) -> Result<(), TryRecvError> {
+        if most == 0 {
+            return Ok(());
+        }
+        self.enter();
+        let outcome = self.take(most, taken, sink);
+        self.port.consumed_head.store(self.ring.head(), Ordering::Relaxed);
+        if let Err(TryRecvError::PeerViolation(violation)) = outcome {
+            self.port.note_violation(violation);
+        }
+        outcome
+    }
+
+    fn take(
+        &mut self,
+        most: usize,
+        taken: &mut Taken,
+        sink: &mut impl FnMut(&T) -> Result<(), Violation>,
+    ) -> Result<(), TryRecvError> {
+        for _ in 0..4 {
+            // Both before the ring is looked at: only with the ring found empty after them do they say what
+            // comes next. Acquire pairs with the stores in `Tx` and `Port`.
+            let gone = self.port.is_peer_gone();
+            let loss = self.port.consumed.tail_loss().load(Ordering::Acquire);
+            if (self.ring.known() as usize) < most {
+                self.ring.look().map_err(TryRecvError::PeerViolation)?;
+            }
+            self.copy_out(most, taken, sink)?;
+            taken.found = taken.items() + self.ring.known() as usize;
+            if self.ring.known() > 0 {
+                self.idle = 0;
+                return Ok(());
+            }
+            // A tail loss ends the batch: what was accepted since then has numbers behind it.
+            if taken.count < most && is_news(loss, self.seen_loss) {
+                self.seen_loss = loss;
+                taken.tail_loss = Some(Sequence::wrapping(loss));
+            }
+            if taken.items() > 0 {
+                self.idle = 0;
+                self.leave_empty()?;
+                return Ok(());
+            }
+            if let Some(violation) = self.port.violation() {
+                return Err(TryRecvError::PeerViolation(violation));
+            }
+            if gone {
+                return Err(TryRecvError::Closed);
+            }
+            if self.fall_asleep()? && !self.has_news()? {
+                return Err(TryRecvError::Empty);
+            }
+        }
+        // An honest peer takes nothing back: what made this look again would have been found.
+        Err(TryRecvError::PeerViolation(Violation::RingIndex))
+    }
+
+    /// Copies records out, up to `most` items in all.
+    #[inline]
+    fn copy_out(
+        &mut self,
+        most: usize,
+        taken: &mut Taken,
+        sink: &mut impl FnMut(&T) -> Result<(), Violation>,
+    ) -> Result<(), TryRecvError> {
+        let count = (self.ring.known() as usize).min(most - taken.items()) as u32;
+        if count == 0 {
+            return Ok(());
+        }
+        let (mut good, mut outcome) = (0, Ok(()));
+        while good < count {
+            outcome = self.ring.get(good).map_err(Violation::from).and_then(|item| sink(&item));
+            if outcome.is_err() {
+                break;
+            }
+            good += 1;
+        }
+        if good > 0 {
+            self.seen_loss = 0;
+            taken.count += good as usize;
+            self.ring.release(good);
+        }
+        outcome.map_err(TryRecvError::PeerViolation)
+    }
+
+    /// Behind a receive that brought something and left the ring empty, as far as it knows.
+    fn leave_empty(&mut self) -> Result<(), TryRecvError> {
+        // A look spares the arming if there is more. While a token is parked the producer puts none in.
+        let more = self.has_work();
+        if !more && !(self.parks && self.waiter.is_parked()) {
+            self.fall_asleep()?;
+        }
+        if self.ring.known() == 0 {
+            self.port.tell_drained();
+        }
+        Ok(())
+    }
+
+    /// Looks at the socket, now and then, when nothing woke this side; true when that tells of something to
+    /// receive, or of the end.
+    fn has_news(&mut self) -> Result<bool, TryRecvError> {
+        if self.port.is_peer_gone() {
+            return Ok(true);
+        }
+        if !self.waiter.owns_none() {
+            return Ok(false);
+        }
+        let asks = self.idle < ASK_FIRST || self.idle % ASK_EVERY == 0;
+        self.idle = self.idle.wrapping_add(1);
+        if !asks {
+            return Ok(false);
+        }
+        if self.port.peek() {
+            // A token is put in after its claim, which is seen now; a byte without a claim is none.
+            self.enter();
+            if self.waiter.owns_none() {
+                return Err(TryRecvError::PeerViolation(Violation::StrayToken));
+            }
+        }
+        Ok(self.has_work())
+    }
+
+    /// Looks for something to receive until `until`; false when there was nothing.
+    pub(crate) fn look(&mut self, until: Instant) -> bool {
+        let mut now = Instant::now();
+        while now < until {
+            if spin(until.min(now + ASK_AFTER), || self.has_work()) || self.port.has_hung_up() {
+                return true;
+            }
+            now = Instant::now();
+        }
+        false
+    }
+
+    /// Whether a receive would bring something other than `Empty`, as far as the memory tells.
+    #[inline]
+    pub(crate) fn has_work(&mut self) -> bool {
+        self.ring.known() > 0 || has_work(&self.port, &mut self.ring, self.seen_loss)
+    }
+
+    /// Whether a receive that brings something leaves a token in the descriptor.
+    pub(crate) fn set_parks(&mut self, parks: bool) {
+        self.parks = parks;
+    }
+
+    /// Notes that this side has slept and was woken.
+    pub(crate) fn note_sleep(&mut self) {
+        self.idle = 0;
+    }
+
+    /// Takes out the tokens that are this side's if there is nothing to receive.
+    pub(crate) fn settle(&mut self) {
+        self.enter();
+        if !self.has_work() {
+            // What goes wrong is found again by the next receive.
+            let _ = self.fall_asleep();
+        }
+    }
+
+    /// From now on fences for both sides, so that a producer of a registered process need not.
+    pub(crate) fn fence_for_both(&mut self) {
+        self.fences = true;
+        self.port.fence_for_both();
+    }
+
+    pub(crate) fn most(&self) -> usize {
+        self.port.consumed.words().len() * size_of::<usize>() / T::SIZE
+    }
+
+    pub(crate) fn watch(&self) -> Watch {
+        Watch::new(self.port.clone())
+    }
+
+    pub(crate) fn wake_ups(&self) -> u64 {
+        self.waiter.claims
+    }
+
+    #[inline]
+    fn enter(&mut self) {
+        self.waiter.enter(self.port.consumed.armed());
+        self.waiter.note_tokens(self.port.drain_tokens());
+    }
+
+    /// Arms the bell and takes out the tokens, unless there is work. True: the descriptor is unreadable.
+    fn fall_asleep(&mut self) -> Result<bool, TryRecvError> {
+        let tokens = SocketTokens::new(&self.port, self.fences);
+        let (port, ring, seen_loss) = (&self.port, &mut self.ring, self.seen_loss);
+        let asleep =
+            self.waiter.try_sleep(port.consumed.armed(), &tokens, || has_work(port, ring, seen_loss));
+        tokens.failure().map_or(Ok(asleep), |error| Err(TryRecvError::Io(error)))
+    }
+}
+
+/// Whether there is something to receive; an index that is a lie is found by the receive.
+#[inline]
+fn has_work<T: Record>(port: &Port, ring: &mut Consumer<Direction, T>, seen_loss: u32) -> bool {
+    // Acquire pairs with the store in `Tx::announce_loss`.
+    ring.look() != Ok(0)
+        || is_news(port.consumed.tail_loss().load(Ordering::Acquire), seen_loss)
+        || port.is_peer_gone()
+        || port.violation().is_some()
+}
+
+/// Whether `loss` announces a loss that was not delivered yet. The word is the peer's.
+#[inline]
+fn is_news(loss: u32, seen_loss: u32) -> bool {
+    loss & LOSS != 0 && loss != seen_loss
+}
+
+impl<T> AsFd for Rx<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.port.as_fd()
+    }
+}
+
+/// A look at a channel from outside.
+#[derive(Debug)]
+pub(crate) struct Watch(Arc<Port>);
+
+impl Watch {
+    pub(crate) fn new(port: Arc<Port>) -> Self {
+        Self(port)
+    }
+
+    pub(crate) fn is_drained(&self) -> Result<bool, DrainError> {
+        if self.0.is_drained() {
+            return Ok(true);
+        }
+        if self.is_closed() { Err(DrainError::Closed) } else { Ok(false) }
+    }
+
+    pub(crate) fn wait_drained(&self, deadline: Option<Instant>) -> Result<(), DrainError> {
+        let mut interval = Duration::from_micros(50);
+        loop {
+            self.0.want_drained();
+            if self.is_drained()? {
+                return Ok(());
+            }
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                return Err(DrainError::Timeout);
+            }
+            wait_readable(self.as_fd(), deadline).map_err(DrainError::Io)?;
+            if self.0.is_drain_pending() {
+                // What is there is a reply, which is another's to receive.
+                let until = Instant::now() + interval;
+                let until = deadline.map_or(until, |deadline| deadline.min(until));
+                wait_for(self.as_fd(), PollFlags::empty(), Some(until)).map_err(DrainError::Io)?;
+                interval = (interval * 2).min(Duration::from_millis(2));
+            }
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.violation().is_some() || self.0.is_peer_gone() || self.0.has_hung_up()
+    }
+
+    /// Looks until `until` whether there is something to receive.
+    pub(crate) fn look(&self, until: Instant) -> bool {
+        let has_work = || {
+            // Relaxed: who receives looks again.
+            let head = self.0.consumed_head.load(Ordering::Relaxed);
+            self.0.consumed.tail().load(Ordering::Relaxed) != head || self.0.is_peer_gone()
+        };
+        let mut now = Instant::now();
+        while now < until {
+            if spin(until.min(now + ASK_AFTER), has_work) || self.0.has_hung_up() {
+                return true;
+            }
+            now = Instant::now();
+        }
+        false
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,351 @@
+//! What an end of a shared channel is: the socket, the memory, and what is known of the peer.
+//!
+//! The socket carries tokens, single bytes that wake the side that polls it, and tells when the peer's process
+//! is gone. Bytes from one side are tokens of the ring that this side produces and, one for each time it was
+//! asked, the word that the ring it consumes was read empty. Whoever gets them counts both alike.
+
+use std::cell::RefCell;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::compiler_fence;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+use nix::sys::socket::{MsgFlags, recvmsg, sendmsg};
+
+use super::layout::{ARMED, CONTROL_WORDS, DRAIN, FENCES, GONE, HEAD, Layout, RingPlace, TAIL, TAIL_LOSS};
+use crate::doorbell::{self, Tokens};
+use crate::error::{Error, Violation};
+use crate::ring::Storage;
+use crate::sync::{AtomicBool, AtomicU32, AtomicUsize, Mutex, Ordering, fence, lock};
+use crate::sys::{self, Mapping, View};
+use crate::transport::{Owner, wait_for};
+
+/// One ring in shared memory, with what is around it.
+#[derive(Clone, Debug)]
+pub(super) struct Direction {
+    control: View<[AtomicU32; CONTROL_WORDS]>,
+    slots: View<[AtomicUsize]>,
+}
+
+impl Direction {
+    fn new(mapping: &Arc<Mapping>, place: &RingPlace) -> Self {
+        let words = place.depth as usize * place.size / size_of::<usize>();
+        Self { control: mapping.view(place.offset), slots: mapping.slice(place.slots(), words) }
+    }
+
+    pub(super) fn armed(&self) -> &AtomicU32 {
+        &self.control[ARMED]
+    }
+
+    /// See [`TAIL_LOSS`].
+    pub(super) fn tail_loss(&self) -> &AtomicU32 {
+        &self.control[TAIL_LOSS]
+    }
+
+    /// Whether the consumer fences for both sides.
+    pub(super) fn consumer_fences(&self) -> bool {
+        // Acquire pairs with the release in `Port::fence_for_both`: who sees the word sees every arming that was
+        // done with a fence of the consumer's own.
+        self.control[FENCES].load(Ordering::Acquire) == 1
+    }
+
+    /// Whether the ring has been read empty, by the words of both sides.
+    fn is_drained(&self) -> bool {
+        self.tail().load(Ordering::Relaxed) == self.head().load(Ordering::Acquire)
+    }
+}
+
+impl Storage for Direction {
+    #[inline]
+    fn tail(&self) -> &AtomicU32 {
+        &self.control[TAIL]
+    }
+
+    #[inline]
+    fn head(&self) -> &AtomicU32 {
+        &self.control[HEAD]
+    }
+
+    #[inline]
+    fn words(&self) -> &[AtomicUsize] {
+        &self.slots
+    }
+}
+
+/// An end; its producing and its consuming side share it.
+#[derive(Debug)]
+pub(crate) struct Port {
+    socket: OwnedFd,
+    /// The ring that this end produces.
+    pub(super) produced: Direction,
+    /// The ring that this end consumes.
+    pub(super) consumed: Direction,
+    /// The consuming side's own index, for who looks from outside.
+    pub(super) consumed_head: AtomicU32,
+    /// The peer's socket is closed.
+    hung_up: AtomicBool,
+    /// What the peer did wrong.
+    broken: OnceLock<Violation>,
+    /// Tokens that the kernel had no memory for.
+    owed: AtomicU32,
+    drain: Mutex<Drain>,
+    /// `drain` was in use: who consumes looks at it.
+    drain_used: AtomicBool,
+    owner: Owner,
+}
+
+/// The wish to be told when the peer has read the ring empty.
+#[derive(Debug, Default)]
+struct Drain {
+    /// The word is set, and it is not known that the peer took it.
+    wanted: bool,
+    /// Tokens that the peer has put in for it, which nobody has counted as owned yet.
+    tokens: u32,
+}
+
+impl Port {
+    pub(super) fn new(socket: OwnedFd, mapping: &Arc<Mapping>, layout: &Layout, produces: bool) -> Arc<Self> {
+        let records = Direction::new(mapping, &layout.records);
+        let replies = Direction::new(mapping, &layout.replies);
+        let (produced, consumed) = if produces { (records, replies) } else { (replies, records) };
+        Arc::new(Self {
+            socket,
+            produced,
+            consumed,
+            consumed_head: AtomicU32::new(0),
+            hung_up: AtomicBool::new(false),
+            broken: OnceLock::new(),
+            owed: AtomicU32::new(0),
+            drain: Mutex::new(Drain::default()),
+            drain_used: AtomicBool::new(false),
+            owner: Owner::this_process(),
+        })
+    }
+
+    /// Of a new channel: both consumers want to be woken.
+    pub(super) fn arm(&self) {
+        for direction in [&self.produced, &self.consumed] {
+            // Relaxed: the Offer's way through the socket orders it.
+            direction.armed().store(doorbell::ARMED, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether nothing more will come from the peer, nor be taken by it.
+    #[inline]
+    pub(super) fn is_peer_gone(&self) -> bool {
+        // Acquire pairs with the release in `drop`: what the peer published before is seen. Relaxed: hang-up
+        // was learned from the kernel, which orders it.
+        self.hung_up.load(Ordering::Relaxed) || self.consumed.control[GONE].load(Ordering::Acquire) != 0
+    }
+
+    /// Asks the kernel, too.
+    pub(super) fn has_hung_up(&self) -> bool {
+        // Without requested events only a hang-up or an error makes poll report the socket.
+        if wait_for(self.as_fd(), PollFlags::empty(), Some(Instant::now())).unwrap_or(false) {
+            self.hung_up.store(true, Ordering::Relaxed);
+        }
+        self.is_peer_gone()
+    }
+
+    /// Notes that the peer broke the protocol: nothing more is sent to it.
+    pub(super) fn note_violation(&self, violation: Violation) -> Violation {
+        *self.broken.get_or_init(|| violation)
+    }
+
+    pub(super) fn violation(&self) -> Option<Violation> {
+        self.broken.get().copied()
+    }
+
+    /// Puts a token in, after those that are still owed.
+    pub(super) fn put_token(&self) {
+        self.owed.fetch_add(1, Ordering::Relaxed);
+        self.put_owed_tokens();
+    }
+
+    /// Puts in the tokens that the kernel had no memory for earlier.
+    pub(super) fn put_owed_tokens(&self) {
+        while self.owed.load(Ordering::Relaxed) > 0 {
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            match sendmsg::<()>(self.socket.as_raw_fd(), &[IoSlice::new(&[0])], &[], flags, None) {
+                Err(Errno::EINTR) => {}
+                Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => {
+                    self.hung_up.store(true, Ordering::Relaxed);
+                    self.owed.store(0, Ordering::Relaxed);
+                }
+                // Full of bytes that a peer leaves there: it is readable as it is.
+                Ok(_) | Err(Errno::EAGAIN) => drop(self.owed.fetch_sub(1, Ordering::Relaxed)),
+                // No memory: tried again by the next call.
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Whether there is a byte in the socket, which stays there. Notes a hang-up.
+    pub(super) fn peek(&self) -> bool {
+        self.receive_byte(MsgFlags::MSG_PEEK)
+    }
+
+    fn receive_byte(&self, flags: MsgFlags) -> bool {
+        let mut byte = [0];
+        let mut buffer = [IoSliceMut::new(&mut byte)];
+        loop {
+            // Without a control buffer the kernel drops every descriptor that a peer attaches.
+            let flags = flags | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+            match recvmsg::<()>(self.socket.as_raw_fd(), &mut buffer, None, flags).map(|message| message.bytes) {
+                Err(Errno::EINTR) => {}
+                Ok(0) | Err(Errno::ECONNRESET) => {
+                    self.hung_up.store(true, Ordering::Relaxed);
+                    return false;
+                }
+                outcome => return outcome.is_ok(),
+            }
+        }
+    }
+
+    /// Producer: asks to be told, by a token, when the ring was read empty.
+    pub(super) fn want_drained(&self) {
+        self.drain_used.store(true, Ordering::Relaxed);
+        let mut drain = lock(&self.drain);
+        drain.note_told(&self.produced);
+        if !std::mem::replace(&mut drain.wanted, true) {
+            // Relaxed: the fence orders it.
+            self.produced.control[DRAIN].store(1, Ordering::Relaxed);
+        }
+        // Pairs with the fence in `tell_drained`: either this side sees the ring empty, or the consumer sees
+        // the word.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether the ring that this end produces was read empty.
+    pub(super) fn is_drained(&self) -> bool {
+        self.produced.is_drained()
+    }
+
+    /// Whether the consumer was asked to tell, and has not.
+    pub(super) fn is_drain_pending(&self) -> bool {
+        let mut drain = lock(&self.drain);
+        drain.note_told(&self.produced);
+        drain.wanted
+    }
+
+    /// Tokens that came for drained rings since the last call.
+    #[inline]
+    pub(super) fn drain_tokens(&self) -> u32 {
+        // Relaxed: set by this process before the peer is asked. Who misses it finds the token with the next call.
+        if !self.drain_used.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let mut drain = lock(&self.drain);
+        drain.note_told(&self.produced);
+        std::mem::take(&mut drain.tokens)
+    }
+
+    /// Consumer: the ring was just left empty; tells the producer if it wants to know.
+    pub(super) fn tell_drained(&self) {
+        // Pairs with the fence in `want_drained`.
+        fence(Ordering::SeqCst);
+        let word = &self.consumed.control[DRAIN];
+        // AcqRel on the swap: one token for each time that the word was set.
+        if word.load(Ordering::Relaxed) == 1 && word.swap(0, Ordering::AcqRel) == 1 {
+            self.put_token();
+        }
+    }
+
+    /// Registers this process for the fences of the peer.
+    pub(super) fn register(&self) -> Result<(), Error> {
+        let registered = sys::register_for_fences().and_then(|()| sys::fence_everywhere());
+        registered.map_err(|source| Error::os("membarrier", source))
+    }
+
+    /// Tells the producer that this end fences for both whenever it arms, from now on.
+    pub(super) fn fence_for_both(&self) {
+        // Release pairs with the load in `consumer_fences`.
+        self.consumed.control[FENCES].store(1, Ordering::Release);
+    }
+}
+
+impl Drain {
+    /// Notes that the consumer took the word, and so has put in a token or is about to.
+    fn note_told(&mut self, produced: &Direction) {
+        // Acquire pairs with the swap in `tell_drained`.
+        if self.wanted && produced.control[DRAIN].load(Ordering::Acquire) == 0 {
+            self.wanted = false;
+            self.tokens += 1;
+        }
+    }
+}
+
+impl AsFd for Port {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        if self.owner.is_this_process() {
+            // Before the socket goes, so that the peer needs no system call to know. Release pairs with the load
+            // in `is_peer_gone`.
+            self.produced.control[GONE].store(1, Ordering::Release);
+        }
+    }
+}
+
+/// The tokens of one direction.
+#[derive(Debug)]
+pub(super) struct SocketTokens<'a> {
+    port: &'a Port,
+    /// The consumer fences for both sides, by membarrier(2).
+    asymmetric: bool,
+    /// Why it could not.
+    failed: RefCell<Option<std::io::Error>>,
+}
+
+impl<'a> SocketTokens<'a> {
+    pub(super) fn new(port: &'a Port, asymmetric: bool) -> Self {
+        Self { port, asymmetric, failed: RefCell::new(None) }
+    }
+
+    /// Why the consumer's fence could not be.
+    pub(super) fn failure(self) -> Option<std::io::Error> {
+        self.failed.into_inner()
+    }
+}
+
+impl Tokens for SocketTokens<'_> {
+    fn put(&self) {
+        self.port.put_token();
+    }
+
+    fn take(&self) -> bool {
+        self.port.receive_byte(MsgFlags::empty())
+    }
+
+    #[inline]
+    fn fence_ring(&self) {
+        if self.asymmetric {
+            // The consumer's membarrier(2) is a fence here, too, wherever it finds this thread; the compiler
+            // must not move the look at the word in front of the publishing.
+            compiler_fence(Ordering::SeqCst);
+        } else {
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    fn fence_sleep(&self) -> bool {
+        if !self.asymmetric {
+            fence(Ordering::SeqCst);
+            return true;
+        }
+        match sys::fence_everywhere() {
+            Ok(()) => true,
+            Err(error) => {
+                self.failed.replace(Some(error));
+                false
+            }
+        }
+    }
+}
