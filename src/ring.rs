@@ -20,8 +20,6 @@ use crate::sync::{AtomicU32, AtomicUsize, Ordering};
 
 #[cfg(test)]
 mod heap;
-#[cfg(all(test, loom))]
-mod models;
 
 /// The most records a ring may hold: a depth is a power of two up to this.
 pub(crate) const MOST_DEPTH: u32 = 1 << 20;

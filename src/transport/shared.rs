@@ -5,6 +5,7 @@
 //! slots, `shared/layout.rs` and `shared/attach.rs` for the memory, `shared/port.rs` for what goes over the socket.
 
 mod attach;
+mod drain;
 mod layout;
 mod port;
 
@@ -284,8 +285,8 @@ impl<T: Record> Rx<T> {
         if !more && !(self.parks && self.waiter.is_parked()) {
             self.fall_asleep()?;
         }
-        if self.ring.known() == 0 {
-            self.port.tell_drained();
+        if self.ring.known() == 0 && drain::tell(&self.port.consumed) {
+            self.port.put_token();
         }
         Ok(())
     }
@@ -307,7 +308,7 @@ impl<T: Record> Rx<T> {
         if self.port.peek() {
             // A token is put in after its claim, which is seen now; a byte without a claim is none.
             self.enter();
-            if self.waiter.owns_none() {
+            if self.waiter.owns_none() && !self.port.drain.has_tokens(&self.port.produced) {
                 return Err(TryRecvError::PeerViolation(Violation::StrayToken));
             }
         }
@@ -372,7 +373,7 @@ impl<T: Record> Rx<T> {
     #[inline]
     fn enter(&mut self) {
         self.waiter.enter(self.port.consumed.armed());
-        self.waiter.note_tokens(self.port.drain_tokens());
+        self.waiter.note_tokens(self.port.drain.take_tokens(&self.port.produced));
     }
 
     /// Arms the bell and takes out the tokens, unless there is work. True: the descriptor is unreadable.
@@ -417,16 +418,23 @@ impl Watch {
     }
 
     pub(crate) fn is_drained(&self) -> Result<bool, DrainError> {
-        if self.0.is_drained() {
+        if drain::is_drained(&self.0.produced) {
             return Ok(true);
         }
         if self.is_closed() { Err(DrainError::Closed) } else { Ok(false) }
     }
 
     pub(crate) fn wait_drained(&self, deadline: Option<Instant>) -> Result<(), DrainError> {
+        self.0.drain.begin();
+        let outcome = self.wait_told(deadline);
+        self.0.drain.end();
+        outcome
+    }
+
+    fn wait_told(&self, deadline: Option<Instant>) -> Result<(), DrainError> {
         let mut interval = Duration::from_micros(50);
         loop {
-            self.0.want_drained();
+            self.0.drain.want(&self.0.produced);
             if self.is_drained()? {
                 return Ok(());
             }
@@ -435,8 +443,8 @@ impl Watch {
                 return Err(DrainError::Timeout);
             }
             wait_readable(self.as_fd(), deadline).map_err(DrainError::Io)?;
-            if self.0.is_drain_pending() {
-                // What is there is a reply, which is another's to receive.
+            if self.0.drain.is_pending(&self.0.produced) {
+                // What is there is a reply, which is another's to receive, or an earlier word.
                 let until = Instant::now() + interval;
                 let until = deadline.map_or(until, |deadline| deadline.min(until));
                 wait_for(self.as_fd(), PollFlags::empty(), Some(until)).map_err(DrainError::Io)?;

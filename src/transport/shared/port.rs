@@ -15,11 +15,12 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::socket::{MsgFlags, recvmsg, sendmsg};
 
+use super::drain::Drain;
 use super::layout::{ARMED, CONTROL_WORDS, DRAIN, FENCES, GONE, HEAD, Layout, RingPlace, TAIL, TAIL_LOSS};
 use crate::doorbell::{self, Tokens};
 use crate::error::{Error, Violation};
 use crate::ring::Storage;
-use crate::sync::{AtomicBool, AtomicU32, AtomicUsize, Mutex, Ordering, fence, lock};
+use crate::sync::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 use crate::sys::{self, Mapping, View};
 use crate::transport::{Owner, wait_for};
 
@@ -40,6 +41,11 @@ impl Direction {
         &self.control[ARMED]
     }
 
+    /// See [`DRAIN`].
+    pub(super) fn drain(&self) -> &AtomicU32 {
+        &self.control[DRAIN]
+    }
+
     /// See [`TAIL_LOSS`].
     pub(super) fn tail_loss(&self) -> &AtomicU32 {
         &self.control[TAIL_LOSS]
@@ -50,11 +56,6 @@ impl Direction {
         // Acquire pairs with the release in `Port::fence_for_both`: who sees the word sees every arming that was
         // done with a fence of the consumer's own.
         self.control[FENCES].load(Ordering::Acquire) == 1
-    }
-
-    /// Whether the ring has been read empty, by the words of both sides.
-    fn is_drained(&self) -> bool {
-        self.tail().load(Ordering::Relaxed) == self.head().load(Ordering::Acquire)
     }
 }
 
@@ -91,19 +92,8 @@ pub(crate) struct Port {
     broken: OnceLock<Violation>,
     /// Tokens that the kernel had no memory for.
     owed: AtomicU32,
-    drain: Mutex<Drain>,
-    /// `drain` was in use: who consumes looks at it.
-    drain_used: AtomicBool,
+    pub(super) drain: Drain,
     owner: Owner,
-}
-
-/// The wish to be told when the peer has read the ring empty.
-#[derive(Debug, Default)]
-struct Drain {
-    /// The word is set, and it is not known that the peer took it.
-    wanted: bool,
-    /// Tokens that the peer has put in for it, which nobody has counted as owned yet.
-    tokens: u32,
 }
 
 impl Port {
@@ -119,8 +109,7 @@ impl Port {
             hung_up: AtomicBool::new(false),
             broken: OnceLock::new(),
             owed: AtomicU32::new(0),
-            drain: Mutex::new(Drain::default()),
-            drain_used: AtomicBool::new(false),
+            drain: Drain::new(),
             owner: Owner::this_process(),
         })
     }
@@ -205,55 +194,6 @@ impl Port {
         }
     }
 
-    /// Producer: asks to be told, by a token, when the ring was read empty.
-    pub(super) fn want_drained(&self) {
-        self.drain_used.store(true, Ordering::Relaxed);
-        let mut drain = lock(&self.drain);
-        drain.note_told(&self.produced);
-        if !std::mem::replace(&mut drain.wanted, true) {
-            // Relaxed: the fence orders it.
-            self.produced.control[DRAIN].store(1, Ordering::Relaxed);
-        }
-        // Pairs with the fence in `tell_drained`: either this side sees the ring empty, or the consumer sees
-        // the word.
-        fence(Ordering::SeqCst);
-    }
-
-    /// Whether the ring that this end produces was read empty.
-    pub(super) fn is_drained(&self) -> bool {
-        self.produced.is_drained()
-    }
-
-    /// Whether the consumer was asked to tell, and has not.
-    pub(super) fn is_drain_pending(&self) -> bool {
-        let mut drain = lock(&self.drain);
-        drain.note_told(&self.produced);
-        drain.wanted
-    }
-
-    /// Tokens that came for drained rings since the last call.
-    #[inline]
-    pub(super) fn drain_tokens(&self) -> u32 {
-        // Relaxed: set by this process before the peer is asked. Who misses it finds the token with the next call.
-        if !self.drain_used.load(Ordering::Relaxed) {
-            return 0;
-        }
-        let mut drain = lock(&self.drain);
-        drain.note_told(&self.produced);
-        std::mem::take(&mut drain.tokens)
-    }
-
-    /// Consumer: the ring was just left empty; tells the producer if it wants to know.
-    pub(super) fn tell_drained(&self) {
-        // Pairs with the fence in `want_drained`.
-        fence(Ordering::SeqCst);
-        let word = &self.consumed.control[DRAIN];
-        // AcqRel on the swap: one token for each time that the word was set.
-        if word.load(Ordering::Relaxed) == 1 && word.swap(0, Ordering::AcqRel) == 1 {
-            self.put_token();
-        }
-    }
-
     /// Registers this process for the fences of the peer.
     pub(super) fn register(&self) -> Result<(), Error> {
         let registered = sys::register_for_fences().and_then(|()| sys::fence_everywhere());
@@ -264,17 +204,6 @@ impl Port {
     pub(super) fn fence_for_both(&self) {
         // Release pairs with the load in `consumer_fences`.
         self.consumed.control[FENCES].store(1, Ordering::Release);
-    }
-}
-
-impl Drain {
-    /// Notes that the consumer took the word, and so has put in a token or is about to.
-    fn note_told(&mut self, produced: &Direction) {
-        // Acquire pairs with the swap in `tell_drained`.
-        if self.wanted && produced.control[DRAIN].load(Ordering::Acquire) == 0 {
-            self.wanted = false;
-            self.tokens += 1;
-        }
     }
 }
 
