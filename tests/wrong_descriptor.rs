@@ -106,15 +106,19 @@ fn format_other_than_that_of_the_type_is_refused() {
 }
 
 #[test]
-fn dropping_the_oldest_is_refused_on_a_socket() {
+fn dropping_the_oldest_is_refused_between_processes() {
     let options = Options::new().overflow(Overflow::DropOldest);
-    let error = event::socket::<AcpiNotify>(&options).unwrap_err();
-    assert!(matches!(error, Error::Unsupported { .. }));
-    let text =
-        "the transport cannot do it: what was written to a socket cannot be taken back to drop the oldest";
-    assert_eq!((error.errno(), error.to_string().as_str()), (EOPNOTSUPP, text));
-    let made_by_receiver = event::socket_receiver::<AcpiNotify>(&options);
-    assert!(matches!(made_by_receiver, Err(Error::Unsupported { .. })));
+    let errors = [
+        event::socket::<AcpiNotify>(&options).unwrap_err(),
+        event::socket_receiver::<AcpiNotify>(&options).unwrap_err(),
+        event::shared::<AcpiNotify>(&options).unwrap_err(),
+        event::shared_receiver::<AcpiNotify>(&options).unwrap_err(),
+    ];
+    for error in errors {
+        assert!(matches!(error, Error::Unsupported { .. }));
+        let text = "the transport cannot do it: what another process may be reading cannot be taken back to drop the oldest";
+        assert_eq!((error.errno(), error.to_string().as_str()), (EOPNOTSUPP, text));
+    }
 }
 
 #[test]

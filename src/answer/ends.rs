@@ -187,7 +187,11 @@ impl<A: MustAnswer> Responder<A> {
         match self {
             #[cfg(feature = "local")]
             Self::Local(reader) => {
-                if reader.look(spin_until(deadline, busy_poll)) { Ok(true) } else { reader.sleep(deadline) }
+                if reader.look(spin_until(deadline, busy_poll)) {
+                    Ok(true)
+                } else {
+                    reader.sleep(deadline)
+                }
             }
             Self::Remote(reader) => reader.rx.wait(deadline, busy_poll),
         }

@@ -83,9 +83,9 @@ use recordfd_uapi::{ChannelInfo, Event, EventRecord, Format, Transport};
 
 use crate::channel::{Options, UnattachedEnd};
 use crate::error::Error;
+use crate::transport::{Remote, Tx, shared as ring_carrier, socket as carrier};
 #[cfg(feature = "local")]
 use crate::transport::{Rx, RxCarrier, local};
-use crate::transport::{Remote, Tx, shared as ring_carrier, socket as carrier};
 
 /// Makes a channel between threads of this process; the sender can be cloned.
 ///

@@ -7,8 +7,8 @@ use recordfd_uapi::{Event, EventRecord, Format, LossMeter, Sequence};
 
 use super::{adopt, check_format};
 use crate::error::{Error, TryRecvError, TrySendError, Violation};
-use crate::transport::{Rx, Tx, shared};
 use crate::transport::Remote;
+use crate::transport::{Rx, Tx, shared};
 
 /// What a receive brings: always one item of the stream, in order.
 ///

@@ -34,7 +34,8 @@ pub(crate) fn recv_descriptors(
     let received = loop {
         // SAFETY: `message` points to one iovec over `buffer` and to `control`, both alive and
         // exclusively borrowed for the call, with their true lengths.
-        let result = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags | libc::MSG_CMSG_CLOEXEC) };
+        let result =
+            unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags | libc::MSG_CMSG_CLOEXEC) };
         match Errno::result(result) {
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),

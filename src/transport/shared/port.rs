@@ -183,7 +183,9 @@ impl Port {
         loop {
             // Without a control buffer the kernel drops every descriptor that a peer attaches.
             let flags = flags | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-            match recvmsg::<()>(self.socket.as_raw_fd(), &mut buffer, None, flags).map(|message| message.bytes) {
+            match recvmsg::<()>(self.socket.as_raw_fd(), &mut buffer, None, flags)
+                .map(|message| message.bytes)
+            {
                 Err(Errno::EINTR) => {}
                 Ok(0) | Err(Errno::ECONNRESET) => {
                     self.hung_up.store(true, Ordering::Relaxed);
