@@ -112,7 +112,8 @@ fn requests_that_pcie_does_not_have_are_given_back(make: MakeFault) {
 
 fn room_is_the_depth_and_comes_back_with_collection(make: MakeFault) {
     for depth in [1, 2, 3, 7, 64, 200] {
-        let (reporter, mut responder) = make(&Options::new().depth(depth).per_device(depth.max(2)));
+        let (reporter, mut responder) =
+            make(&Options::new().depth(depth).per_device(depth.next_power_of_two().max(2)));
         // A socket has room for two at least, a ring for a power of two.
         let room = reporter.depth();
         assert!([depth, depth.max(2), depth.next_power_of_two()].contains(&room), "{room}");
