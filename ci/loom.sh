@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Model-checks the doorbell, the telling of losses and the exchange of answers, then shows that the models can fail, each on an
+# Model-checks the ring, the doorbell, both ends of a shared channel, the telling of losses and the exchange of answers, then shows that the models can fail, each on an
 # edited copy of the sources and for the reason it must.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -40,7 +40,7 @@ CARGO_TARGET_DIR=$(realpath "$CARGO_TARGET_DIR")/edited
 must_fail "without the producer's fence" src/doorbell.rs \
     '0,/fence(Ordering::SeqCst);/s///' "lost wake-up"
 must_fail "without the consumer's fence" src/doorbell.rs \
-    '/Pairs with the fence in `ring`/{n;s/fence(Ordering::SeqCst);//}' "lost wake-up"
+    '/Pairs with the fence in `fence_ring`/{n;s/fence(Ordering::SeqCst);//}' "lost wake-up"
 must_fail "without the count of owned tokens" src/doorbell.rs \
     's/while self.owned > 0 \&\& tokens.take()/while tokens.take()/; s/self.owned -= 1;//' \
     "lost wake-up"
@@ -61,3 +61,27 @@ must_fail "without the note of answers taken in" src/answer/local.rs \
     's/state.note_change(&self.exchange.changed);//' "deadlock"
 must_fail "without the word of a notice" src/answer/local.rs \
     's/|| state.noticed //' "lost wake-up"
+must_fail "with a record that is published before it is written" src/ring.rs \
+    's/store(self.tail, Ordering::Release)/store(self.tail, Ordering::Relaxed)/' "not what was published"
+must_fail "with a group that is published record by record" src/ring.rs \
+    's/^\( *\)self.tail = self.tail.wrapping_add(count);/\1for _ in 1..count { self.publish(1); }\n\1self.tail = self.tail.wrapping_add(1);/' \
+    "half a group"
+must_fail "with slots that are taken for free too early" src/ring.rs \
+    's/Ok(self.depth - still_unread)/Ok(self.depth - still_unread + u32::from(still_unread > 0))/' "not what was published"
+must_fail "without the fence of a shared channel's producer" src/transport/shared/port.rs \
+    '/fn fence_ring/,/^    }/s/ fence(Ordering::SeqCst);$//' "lost wake-up"
+must_fail "without the fence of a shared channel's consumer" src/transport/shared/port.rs \
+    '/fn fence_sleep/,/^    }/s/ fence(Ordering::SeqCst);$//' "lost wake-up"
+must_fail "with a token that is parked where there is none" src/transport/shared.rs \
+    's/self.parks \&\& self.waiter.is_parked()/self.parks/' "lost wake-up"
+must_fail "with the peer's end looked at after the ring" src/transport/shared.rs \
+    's/if gone {/if self.port.is_peer_gone() {/' "closed before the last record"
+must_fail "with the loss looked at after the ring" src/transport/shared.rs \
+    's/if taken.count < most \&\& is_news/let loss = self.port.consumed.tail_loss().load(Ordering::Acquire);\n&/' \
+    "told of a loss too early"
+must_fail "with a token called stray before its claim was looked for" src/transport/shared.rs \
+    '/a byte without a claim is none/{n;s/self.enter();//}' "an honest peer"
+must_fail "without the fence of who waits for a drain" src/transport/shared/drain.rs \
+    '/Pairs with the fence in `tell`/{n;s/fence(Ordering::SeqCst);//}' "the ring was read empty"
+must_fail "without the fence of who tells of a drain" src/transport/shared/drain.rs \
+    '/Pairs with the fence in `Drain::want`/{n;s/fence(Ordering::SeqCst);//}' "the ring was read empty"

@@ -105,13 +105,21 @@ impl Waiter {
             // Pairs with the fence in `ring`.
             if !tokens.fence_sleep() || has_work() {
                 self.stay_awake(armed);
+                // One keeps the descriptor readable. The others would pile up in front of a consumer that never
+                // sleeps, and a descriptor has room for so many only.
+                self.take_all_but(1, tokens);
                 return false;
             }
         }
-        while self.owned > 0 && tokens.take() {
+        self.take_all_but(0, tokens);
+        true
+    }
+
+    /// Takes out what is this side's, but for `kept` tokens and those that are still on their way.
+    fn take_all_but(&mut self, kept: u32, tokens: &impl Tokens) {
+        while self.owned > kept && tokens.take() {
             self.owned -= 1;
         }
-        true
     }
 
     /// Call it when a receive leaves something in the queue: the descriptor must be readable. It is,
@@ -155,5 +163,38 @@ impl Waiter {
         self.armed = false;
         self.owned += 1;
         self.claims += 1;
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    struct Descriptor(AtomicU32);
+
+    impl Tokens for Descriptor {
+        fn put(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn take(&self) -> bool {
+            self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1)).is_ok()
+        }
+    }
+
+    #[test]
+    fn tokens_do_not_pile_up_in_front_of_a_consumer_that_never_sleeps() {
+        let (armed, tokens, mut waiter) =
+            (AtomicU32::new(ARMED), Descriptor(AtomicU32::new(0)), Waiter::new());
+        ring(&armed, &tokens);
+        for _ in 0..1000 {
+            waiter.enter(&armed);
+            // Each time a record comes between the arming and the second look.
+            let asleep = waiter.try_sleep(&armed, &tokens, || ring(&armed, &tokens));
+            assert!(!asleep && tokens.0.load(Ordering::Relaxed) == 1, "{tokens}", tokens = waiter.owned);
+        }
+        waiter.enter(&armed);
+        assert!(waiter.try_sleep(&armed, &tokens, || false));
+        assert_eq!((tokens.0.load(Ordering::Relaxed), waiter.claims), (0, 1001));
     }
 }

@@ -232,7 +232,7 @@ fn doorbell_busy_poll_takes_the_arming_back() {
     loom::model(|| {
         let world = World::new();
         let sender = world.clone();
-        let thread = thread::spawn(move || (0..2).for_each(|_| drop(sender.send_unchecked())));
+        let thread = thread::spawn(move || (0..2).for_each(|_| _ = sender.send_unchecked()));
         let mut consumer = Consumer::new(&world);
         // One look without wanting tokens, then asleep as usual.
         consumer.waiter.enter(&world.armed);

@@ -150,3 +150,77 @@ mod tests {
         assert_eq!(producer.room(1), Err(Violation::RingIndex));
     }
 }
+
+#[cfg(loom)]
+mod models {
+    use loom::thread;
+    use recordfd_uapi::AcpiOst;
+
+    use super::*;
+
+    /// A record of whose words each tells the number.
+    fn item(number: u32) -> AcpiOst {
+        AcpiOst::new(number, !number, number)
+    }
+
+    /// Groups of these sizes, each published by one store, against a consumer that copies out at most `most` before
+    /// it gives the slots back. The indices pass the largest number.
+    fn pass_groups(depth: u32, groups: &'static [u32], most: u32) {
+        loom::model(move || {
+            let (mut producer, mut consumer, _) = ring::<AcpiOst>(depth as usize, u32::MAX);
+            let thread = thread::spawn(move || {
+                let mut sent = 0;
+                for count in groups {
+                    while producer.room(*count).unwrap() < *count {
+                        thread::yield_now();
+                    }
+                    (0..*count).for_each(|ahead| producer.put(ahead, &item(sent + ahead)));
+                    producer.publish(*count);
+                    sent += count;
+                }
+            });
+            let (mut got, mut ends) = (
+                0,
+                groups.iter().scan(0, |sum, count| {
+                    *sum += count;
+                    Some(*sum)
+                }),
+            );
+            let total: u32 = groups.iter().sum();
+            while got < total {
+                if consumer.known() == 0 {
+                    if consumer.look().unwrap() == 0 {
+                        thread::yield_now();
+                        continue;
+                    }
+                    // What is seen is whole groups.
+                    let seen = got + consumer.known();
+                    assert!(ends.any(|end| end == seen), "half a group");
+                }
+                let count = consumer.known().min(most);
+                for ahead in 0..count {
+                    assert_eq!(consumer.get(ahead).unwrap(), item(got + ahead), "not what was published");
+                }
+                consumer.release(count);
+                got += count;
+            }
+            thread.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn ring_passes_groups_around_its_end() {
+        pass_groups(2, &[1, 2, 1, 2], 2);
+        pass_groups(4, &[3, 2, 3], 4);
+    }
+
+    #[test]
+    fn ring_of_one_is_full_and_empty_in_turn() {
+        pass_groups(1, &[1, 1, 1, 1], 1);
+    }
+
+    #[test]
+    fn ring_gives_slots_back_one_by_one() {
+        pass_groups(2, &[2, 1, 2], 1);
+    }
+}

@@ -5,7 +5,7 @@
 // UNSAFETY: calls into libc, descriptors that arrive as numbers, and memory shared with other processes.
 #![expect(unsafe_code)]
 
-#[cfg_attr(loom, path = "no_mapping.rs")]
+#[cfg_attr(loom, path = "model_mapping.rs")]
 mod mapping;
 mod membarrier;
 mod scm;

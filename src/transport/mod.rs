@@ -23,6 +23,9 @@ use crate::error::{DrainError, Error, TryRecvError, TrySendError, Violation};
 /// Marks that a word that tells of a loss at the end of the stream holds a sequence number, which has 31 bits.
 pub(crate) const LOSS: u32 = 1 << 31;
 
+/// Looks between two readings of the clock, which take longer. (Loom tries all that could happen at each.)
+const LOOKS: u32 = if cfg!(loom) { 1 } else { 16 };
+
 /// Beyond any use, and short enough to be added to a point in time.
 const MOST_BUSY_POLL: Duration = Duration::from_secs(1 << 30);
 
@@ -502,8 +505,7 @@ pub(crate) fn spin_until(deadline: Option<Instant>, busy_poll: Duration) -> Opti
 pub(crate) fn spin(until: Instant, mut has_work: impl FnMut() -> bool) -> bool {
     let mut pauses = 1;
     loop {
-        // Reading the clock takes longer than a look.
-        for _ in 0..16 {
+        for _ in 0..LOOKS {
             if has_work() {
                 return true;
             }

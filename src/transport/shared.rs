@@ -7,7 +7,12 @@
 mod attach;
 mod drain;
 mod layout;
+#[cfg(all(test, loom))]
+mod models;
+mod order;
 mod port;
+#[cfg(all(test, not(loom)))]
+mod stress;
 
 pub(crate) use attach::{Made, attach, make};
 pub(crate) use port::Port;

@@ -29,7 +29,7 @@ fn publish(reporter: &mut Reporter<PgFault>) -> u32 {
 
 /// Reads at most one group; its cookie. Begins as one who has looked for it in vain.
 fn read(reader: &mut LocalReader<PgFault>) -> Option<u32> {
-    reader.spin(Instant::now());
+    reader.look(Some(Instant::now()));
     let mut cookie = None;
     let _ = reader.read(&mut [PgFault::default()], 1, |read, _| cookie = Some(read));
     cookie
@@ -170,7 +170,7 @@ fn notice_wakes_a_responder_that_has_stopped_looking() {
             reporter
         });
         let told = reader.responder.next_cancelled();
-        let woken = reader.spin(Instant::now());
+        let woken = reader.look(Some(Instant::now()));
         let _reporter = thread.join().unwrap();
         if told.is_none() && !woken {
             assert!(exchange.records_bell.bell.is_readable(), "lost wake-up: a notice");

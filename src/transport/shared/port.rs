@@ -17,6 +17,7 @@ use nix::sys::socket::{MsgFlags, recvmsg, sendmsg};
 
 use super::drain::Drain;
 use super::layout::{ARMED, CONTROL_WORDS, DRAIN, FENCES, GONE, HEAD, Layout, RingPlace, TAIL, TAIL_LOSS};
+use super::order::Calls;
 use crate::doorbell::{self, Tokens};
 use crate::error::{Error, Violation};
 use crate::ring::Storage;
@@ -93,6 +94,7 @@ pub(crate) struct Port {
     /// Tokens that the kernel had no memory for.
     owed: AtomicU32,
     pub(super) drain: Drain,
+    pub(super) calls: Calls,
     owner: Owner,
 }
 
@@ -110,6 +112,7 @@ impl Port {
             broken: OnceLock::new(),
             owed: AtomicU32::new(0),
             drain: Drain::new(),
+            calls: Calls::new(mapping),
             owner: Owner::this_process(),
         })
     }
@@ -132,8 +135,10 @@ impl Port {
 
     /// Asks the kernel, too.
     pub(super) fn has_hung_up(&self) -> bool {
+        self.calls.before_receive();
         // Without requested events only a hang-up or an error makes poll report the socket.
         if wait_for(self.as_fd(), PollFlags::empty(), Some(Instant::now())).unwrap_or(false) {
+            self.calls.received();
             self.hung_up.store(true, Ordering::Relaxed);
         }
         self.is_peer_gone()
@@ -155,19 +160,35 @@ impl Port {
     }
 
     /// Puts in the tokens that the kernel had no memory for earlier.
+    #[inline]
     pub(super) fn put_owed_tokens(&self) {
-        while self.owed.load(Ordering::Relaxed) > 0 {
-            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        // Relaxed: a count that orders nothing.
+        while self.owed.load(Ordering::Relaxed) > 0 && self.put_owed_token() {}
+    }
+
+    /// Puts in one of the tokens that are owed, if another thread has not; false when it could not be.
+    fn put_owed_token(&self) -> bool {
+        // Relaxed: as above. Whoever counts one down puts that one in.
+        let less = |owed: u32| owed.checked_sub(1);
+        if self.owed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err() {
+            return true;
+        }
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        loop {
+            self.calls.before_send();
             match sendmsg::<()>(self.socket.as_raw_fd(), &[IoSlice::new(&[0])], &[], flags, None) {
                 Err(Errno::EINTR) => {}
+                // Full of bytes that a peer leaves there: it is readable as it is.
+                Ok(_) | Err(Errno::EAGAIN) => return true,
                 Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => {
                     self.hung_up.store(true, Ordering::Relaxed);
-                    self.owed.store(0, Ordering::Relaxed);
+                    return true;
                 }
-                // Full of bytes that a peer leaves there: it is readable as it is.
-                Ok(_) | Err(Errno::EAGAIN) => drop(self.owed.fetch_sub(1, Ordering::Relaxed)),
                 // No memory: tried again by the next call.
-                Err(_) => return,
+                Err(_) => {
+                    self.owed.fetch_add(1, Ordering::Relaxed);
+                    return false;
+                }
             }
         }
     }
@@ -183,15 +204,20 @@ impl Port {
         loop {
             // Without a control buffer the kernel drops every descriptor that a peer attaches.
             let flags = flags | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-            match recvmsg::<()>(self.socket.as_raw_fd(), &mut buffer, None, flags)
-                .map(|message| message.bytes)
-            {
+            self.calls.before_receive();
+            let received = recvmsg::<()>(self.socket.as_raw_fd(), &mut buffer, None, flags);
+            match received.map(|message| message.bytes) {
                 Err(Errno::EINTR) => {}
+                Ok(1..) => {
+                    self.calls.received();
+                    return true;
+                }
                 Ok(0) | Err(Errno::ECONNRESET) => {
+                    self.calls.received();
                     self.hung_up.store(true, Ordering::Relaxed);
                     return false;
                 }
-                outcome => return outcome.is_ok(),
+                Err(_) => return false,
             }
         }
     }
@@ -221,6 +247,7 @@ impl Drop for Port {
             // Before the socket goes, so that the peer needs no system call to know. Release pairs with the load
             // in `is_peer_gone`.
             self.produced.control[GONE].store(1, Ordering::Release);
+            self.calls.before_send();
         }
     }
 }

@@ -1,0 +1,313 @@
+//! Loom runs both ends of a shared channel, the code itself on a real pair of sockets, in every order that its
+//! memory model allows. Only the memory is a stand-in: `sys/model_mapping.rs`. Run with `ci/loom.sh`.
+
+use loom::thread;
+use recordfd_uapi::{AcpiNotify, AcpiOst, Event, Format};
+
+use super::layout::Layout;
+use super::*;
+use crate::doorbell::Tokens;
+use crate::sys::Mapping;
+use crate::transport::socket;
+
+type Sender = Tx<AcpiOst>;
+type AcpiNotifyEvent = Event<AcpiNotify>;
+
+/// Both ends of a new channel. Of the two rings, that of replies has the smaller slots, of two words at least: so
+/// the end that receives `AcpiOst` is the one that would produce the records.
+fn ports(depth: u32) -> (Arc<Port>, Arc<Port>) {
+    let layout = Layout::new(Format::ACPI_NOTIFY_V1, depth, depth).unwrap();
+    let (near, far) = socket::pair().unwrap();
+    let mapping = Arc::new(Mapping::default());
+    let ports = (Port::new(near, &mapping, &layout, false), Port::new(far, &mapping, &layout, true));
+    ports.0.arm();
+    ports
+}
+
+fn channel(depth: u32) -> (Sender, Receiver) {
+    let (near, far) = ports(depth);
+    (Tx::new(near), Receiver::new(far))
+}
+
+/// A record of whose words each tells the number.
+fn item(number: u32) -> AcpiOst {
+    AcpiOst::new(number, !number, number)
+}
+
+/// Publishes `count` records from `first` on, all together.
+fn send(tx: &mut Sender, first: u32, count: u32) {
+    loop {
+        match tx.send_whole(count as usize, |index| item(first + index as u32)) {
+            Ok(()) => return,
+            Err(TrySendError::Full(())) => thread::yield_now(),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Got {
+    Records(u32),
+    Loss,
+    Empty,
+    Closed,
+}
+
+struct Receiver {
+    rx: Rx<AcpiOst>,
+    /// Records received, which is the number of the next one.
+    got: u32,
+}
+
+impl Receiver {
+    fn new(port: Arc<Port>) -> Self {
+        Self { rx: Rx::new(port), got: 0 }
+    }
+
+    /// Receives at most `most` items, and checks that they come whole and in order.
+    fn recv(&mut self, most: usize) -> Got {
+        let (mut taken, before) = (Taken::default(), self.got);
+        let outcome = self.rx.recv(most, &mut taken, &mut |received| {
+            assert_eq!(*received, item(self.got), "a record that was not published");
+            self.got += 1;
+            Ok(())
+        });
+        match outcome {
+            Ok(()) if taken.tail_loss.is_some() && self.got == before => Got::Loss,
+            Ok(()) => Got::Records(self.got - before),
+            Err(TryRecvError::Empty) => Got::Empty,
+            Err(TryRecvError::Closed) => Got::Closed,
+            Err(error) => panic!("an honest peer: {error:?}"),
+        }
+    }
+
+    fn is_readable(&self) -> bool {
+        self.rx.port.calls.before_receive();
+        wait_readable(self.rx.as_fd(), Some(Instant::now())).unwrap()
+    }
+
+    /// Receives as an event loop does, only when the descriptor is readable, until `total` records came or it
+    /// has been found unreadable a few times.
+    fn run(&mut self, total: u32, most: usize) {
+        let mut idle = 0;
+        while idle < 2 && self.got < total {
+            if self.is_readable() {
+                self.recv(most);
+            } else {
+                idle += 1;
+                thread::yield_now();
+            }
+        }
+    }
+
+    /// With no send under way any more: everything comes out, with at most one wake-up in vain, and then the
+    /// descriptor is unreadable.
+    fn finish(&mut self, total: u32, most: usize) {
+        let mut in_vain = 0;
+        while self.is_readable() {
+            in_vain += u32::from(self.recv(most) == Got::Empty);
+            assert!(in_vain <= 1, "wakes again with nothing to read");
+        }
+        assert_eq!(self.got, total, "lost wake-up");
+        assert_eq!(self.recv(most), Got::Empty);
+        assert!(!self.is_readable(), "readable while empty");
+    }
+}
+
+/// A thread that publishes groups of these sizes.
+fn sending(mut tx: Sender, groups: &'static [u32]) -> thread::JoinHandle<Sender> {
+    thread::spawn(move || {
+        let mut sent = 0;
+        for count in groups {
+            send(&mut tx, sent, *count);
+            sent += count;
+        }
+        tx
+    })
+}
+
+/// Groups of these sizes against a receiver that takes `most` at once and looks by itself.
+fn through_the_ring(depth: u32, groups: &'static [u32], most: usize) {
+    loom::model(move || {
+        let (tx, mut receiver) = channel(depth);
+        let thread = sending(tx, groups);
+        let total = groups.iter().sum();
+        while receiver.got < total {
+            if receiver.recv(most) == Got::Empty {
+                thread::yield_now();
+            }
+        }
+        let _tx = thread.join().unwrap();
+        receiver.finish(total, most);
+    });
+}
+
+#[test]
+fn shared_groups_go_round_the_end_of_the_ring() {
+    through_the_ring(2, &[1, 2], 2);
+}
+
+#[test]
+fn shared_ring_of_one_is_full_and_empty_in_turn() {
+    through_the_ring(1, &[1, 1, 1], 1);
+}
+
+/// Groups of these sizes against a receiver that takes `most` for each wake-up.
+fn send_against_sleep(groups: &'static [u32], most: usize, parks: bool) {
+    loom::model(move || {
+        let (tx, mut receiver) = channel(4);
+        receiver.rx.set_parks(parks);
+        let thread = sending(tx, groups);
+        let total = groups.iter().sum();
+        receiver.run(total, most);
+        let _tx = thread.join().unwrap();
+        receiver.finish(total, most);
+    });
+}
+
+#[test]
+fn shared_bell_one_record_per_wake_up() {
+    send_against_sleep(&[1, 1], 1, false);
+    send_against_sleep(&[2], 1, false);
+}
+
+#[test]
+fn shared_bell_batches() {
+    send_against_sleep(&[2, 1], 4, false);
+}
+
+#[test]
+fn shared_bell_parked() {
+    send_against_sleep(&[1, 1], 2, true);
+    send_against_sleep(&[2, 1], 1, true);
+}
+
+/// Each side sends a record and receives one, both from the same memory and with one socket.
+#[test]
+fn shared_bell_both_ways() {
+    loom::model(|| {
+        let (near, far) = ports(1);
+        let (mut far_tx, mut far_rx) = (Tx::<AcpiNotifyEvent>::new(far.clone()), Receiver::new(far));
+        let (mut near_tx, near_rx) = (Tx::new(near.clone()), Rx::<AcpiNotifyEvent>::new(near));
+        let thread = thread::spawn(move || {
+            send(&mut near_tx, 0, 1);
+            (near_tx, near_rx)
+        });
+        far_tx.send(1, |_| AcpiNotifyEvent::lost(Sequence::wrapping(1))).unwrap();
+        far_rx.run(1, 1);
+        let (_near_tx, mut near_rx) = thread.join().unwrap();
+        far_rx.finish(1, 1);
+        assert!(wait_readable(near_rx.as_fd(), Some(Instant::now())).unwrap(), "lost wake-up");
+        let mut taken = Taken::default();
+        near_rx.recv(1, &mut taken, &mut |_| Ok(())).unwrap();
+        assert_eq!(taken.count, 1);
+    });
+}
+
+#[test]
+fn shared_sender_dropped() {
+    loom::model(|| {
+        let (mut tx, mut receiver) = channel(2);
+        let thread = thread::spawn(move || {
+            send(&mut tx, 0, 1);
+            send(&mut tx, 1, 1);
+        });
+        receiver.run(2, 1);
+        while !matches!(receiver.recv(1), Got::Closed) {
+            thread::yield_now();
+        }
+        assert_eq!(receiver.got, 2, "closed before the last record");
+        thread.join().unwrap();
+        assert!(receiver.is_readable(), "closed is readable for ever");
+        assert_eq!(receiver.recv(1), Got::Closed);
+    });
+}
+
+#[test]
+fn shared_receiver_dropped() {
+    loom::model(|| {
+        let (mut tx, receiver) = channel(1);
+        let thread = thread::spawn(move || drop(receiver));
+        let first = tx.send(1, |_| item(0));
+        assert!(matches!(first, Ok(1) | Err(TrySendError::Closed(()))), "{first:?}");
+        thread.join().unwrap();
+        assert!(matches!(tx.send(1, |_| item(1)), Err(TrySendError::Closed(()))));
+    });
+}
+
+/// A loss that is announced wakes, is told once, and not in front of what was accepted before it.
+#[test]
+fn shared_loss_is_told_in_its_place() {
+    loom::model(|| {
+        let (mut tx, mut receiver) = channel(2);
+        let thread = thread::spawn(move || {
+            send(&mut tx, 0, 1);
+            tx.announce_loss(Sequence::wrapping(1));
+            tx
+        });
+        let mut losses = 0;
+        let mut idle = 0;
+        let mut joined = Some(thread);
+        let mut kept = None;
+        loop {
+            if receiver.is_readable() {
+                if receiver.recv(1) == Got::Loss {
+                    assert_eq!(receiver.got, 1, "told of a loss too early");
+                    losses += 1;
+                }
+            } else if idle < 2 {
+                idle += 1;
+                thread::yield_now();
+            } else if let Some(thread) = joined.take() {
+                kept = Some(thread.join().unwrap());
+            } else {
+                break;
+            }
+        }
+        drop(kept);
+        assert_eq!((receiver.got, losses), (1, 1), "lost wake-up");
+    });
+}
+
+/// A sender that waits until its record was received is told, though another thread receives on its end.
+#[test]
+fn shared_drain_wakes_who_waits() {
+    loom::model(|| {
+        let (near, far) = ports(1);
+        let (mut tx, mut far_rx) = (Tx::new(near.clone()), Receiver::new(far));
+        let (watch, mut near_rx) = (tx.watch(), Rx::<AcpiNotifyEvent>::new(near.clone()));
+        send(&mut tx, 0, 1);
+        let thread = thread::spawn(move || {
+            assert_eq!(far_rx.recv(1), Got::Records(1));
+            far_rx
+        });
+        // The steps of `wait_drained`, but for the sleep.
+        near.drain.begin();
+        near.drain.want(&near.produced);
+        let early = watch.is_drained().unwrap();
+        let _far_rx = thread.join().unwrap();
+        assert!(watch.is_drained().unwrap());
+        let readable = || wait_readable(watch.as_fd(), Some(Instant::now())).unwrap();
+        assert!(early || readable(), "lost wake-up: the ring was read empty");
+        near.drain.end();
+        // The token is the receiver's to take out, and no stray one.
+        let outcome = near_rx.recv(1, &mut Taken::default(), &mut |_| Ok(()));
+        assert!(matches!(outcome, Err(TryRecvError::Empty)), "{outcome:?}");
+        assert!(!readable(), "readable while empty");
+    });
+}
+
+/// Each of two threads that put a token in puts in one, though the kernel may have had no memory for the other's.
+#[test]
+fn shared_tokens_are_put_in_once() {
+    loom::model(|| {
+        let (near, far) = ports(1);
+        let other = near.clone();
+        let thread = thread::spawn(move || other.put_token());
+        near.put_token();
+        thread.join().unwrap();
+        let tokens = SocketTokens::new(&far, false);
+        assert!(tokens.take() && tokens.take(), "a token is missing");
+        assert!(!tokens.take(), "a token too many");
+    });
+}
