@@ -5,7 +5,8 @@
 //! event::Sender  ┐                                                  ┌ event::Receiver
 //! FaultReporter  ┴─> queue ──> transport ──> doorbell ──> ONE fd ──┴ FaultResponder -> guest
 //!       ▲                      (local |      (wakes only               │
-//!       │                       socket)       a sleeper)               │
+//!       │                       socket |      a sleeper)               │
+//!       │                       shared)                                │
 //!       └──────────── completions ◄──── replies on the same fd ◄───────┘
 //! ```
 //!
@@ -13,7 +14,9 @@
 //! between the two. A recordfd channel carries the records themselves, in order, bounded, with losses
 //! counted in place, and takes the replies back on the same descriptor.
 //!
-//! * [`event`]: event channels, between threads ([`event::channel`]) or processes ([`event::socket`]).
+//! * [`event`]: event channels, between threads ([`event::channel`]) or processes: over a socket
+//!   ([`event::socket`]), which a program in any language can read, or in shared memory ([`event::shared`]), which takes
+//!   no system call while both sides are busy.
 //! * [`fault`]: channels of IO page faults, each group of which is answered exactly once.
 //! * [`uapi`]: the records, and everything else about the bytes on the descriptor. C programs use
 //!   `recordfd.h` of that crate.
@@ -29,7 +32,7 @@
 //!
 //! # Trust
 //!
-//! The process at the other end of a socket may be hostile. Whatever it writes, withholds or closes, this
+//! The process at the other end of a socket, or of shared memory, may be hostile. Whatever it writes, withholds or closes, this
 //! side gets typed errors or counted losses: no panic, no unbounded memory or loop, no SIGPIPE.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

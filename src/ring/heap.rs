@@ -33,11 +33,10 @@ impl Storage for Arc<Heap> {
     }
 }
 
+type Sides<T> = (Producer<Arc<Heap>, T>, Consumer<Arc<Heap>, T>, Arc<Heap>);
+
 /// Both sides of a ring whose indices begin at `first`.
-pub(super) fn ring<T: Record>(
-    depth: usize,
-    first: u32,
-) -> (Producer<Arc<Heap>, T>, Consumer<Arc<Heap>, T>, Arc<Heap>) {
+pub(super) fn ring<T: Record>(depth: usize, first: u32) -> Sides<T> {
     let heap = Heap::new::<T>(depth, first);
     let mut producer = Producer::new(heap.clone());
     let mut consumer = Consumer::new(heap.clone());

@@ -287,7 +287,8 @@ impl<T: Record> Rx<T> {
     fn leave_empty(&mut self) -> Result<(), TryRecvError> {
         // A look spares the arming if there is more. While a token is parked the producer puts none in.
         let more = self.has_work();
-        if !more && !(self.parks && self.waiter.is_parked()) {
+        let parked = self.parks && self.waiter.is_parked();
+        if !more && !parked {
             self.fall_asleep()?;
         }
         if self.ring.known() == 0 && drain::tell(&self.port.consumed) {
