@@ -218,15 +218,24 @@ impl<T: Record> Rx<T> {
         sink: &mut impl FnMut(&T) -> Result<(), Violation>,
     ) -> Result<(), TryRecvError> {
         for _ in 0..4 {
-            // Both before the ring is looked at: only with the ring found empty after them do they say what
-            // comes next. Acquire pairs with the stores in `Tx` and `Port`.
-            let gone = self.port.is_peer_gone();
-            let loss = self.port.consumed.tail_loss().load(Ordering::Acquire);
+            let (mut gone, mut loss) = (false, 0);
+            // With as many known of as are wanted nothing else matters, and the line that the producer writes with
+            // each record is left alone.
             if (self.ring.known() as usize) < most {
+                // Both before the ring is looked at: only with the ring found empty after them do they say what
+                // comes next. Acquire pairs with the stores in `Tx` and `Port`.
+                gone = self.port.is_peer_gone();
+                loss = self.port.consumed.tail_loss().load(Ordering::Acquire);
                 self.ring.look().map_err(TryRecvError::PeerViolation)?;
             }
             self.copy_out(most, taken, sink)?;
-            taken.found = taken.items() + self.ring.known() as usize;
+            if (1..most).contains(&taken.count) && is_news(loss, self.seen_loss) {
+                // One of these records may have come after the loss, and have told of it: once more, with the ring
+                // found empty behind it.
+                loss = self.port.consumed.tail_loss().load(Ordering::Acquire);
+                self.ring.look().map_err(TryRecvError::PeerViolation)?;
+            }
+            taken.found = taken.count + self.ring.known() as usize;
             if self.ring.known() > 0 {
                 self.idle = 0;
                 return Ok(());
@@ -235,11 +244,11 @@ impl<T: Record> Rx<T> {
             if taken.count < most && is_news(loss, self.seen_loss) {
                 self.seen_loss = loss;
                 taken.tail_loss = Some(Sequence::wrapping(loss));
+                taken.found += 1;
             }
             if taken.items() > 0 {
                 self.idle = 0;
-                self.leave_empty()?;
-                return Ok(());
+                return self.leave_empty();
             }
             if let Some(violation) = self.port.violation() {
                 return Err(TryRecvError::PeerViolation(violation));

@@ -47,8 +47,8 @@ fn send(tx: &mut Sender, first: u32, count: u32) {
 
 #[derive(Debug, PartialEq)]
 enum Got {
-    Records(u32),
-    Loss,
+    /// So many, and whether a loss behind them was told.
+    Records(u32, bool),
     Empty,
     Closed,
 }
@@ -73,8 +73,7 @@ impl Receiver {
             Ok(())
         });
         match outcome {
-            Ok(()) if taken.tail_loss.is_some() && self.got == before => Got::Loss,
-            Ok(()) => Got::Records(self.got - before),
+            Ok(()) => Got::Records(self.got - before, taken.tail_loss.is_some()),
             Err(TryRecvError::Empty) => Got::Empty,
             Err(TryRecvError::Closed) => Got::Closed,
             Err(error) => panic!("an honest peer: {error:?}"),
@@ -235,38 +234,52 @@ fn shared_receiver_dropped() {
     });
 }
 
-/// A loss that is announced wakes, is told once, and not in front of what was accepted before it.
-#[test]
-fn shared_loss_is_told_in_its_place() {
-    loom::model(|| {
+/// A loss that is announced wakes, is told once, and in its place: behind what was accepted before it, not at all
+/// once a record tells of it.
+fn tell_losses(most: usize, accepted_last: bool) {
+    loom::model(move || {
         let (mut tx, mut receiver) = channel(2);
         let thread = thread::spawn(move || {
             send(&mut tx, 0, 1);
             tx.announce_loss(Sequence::wrapping(1));
+            if accepted_last {
+                send(&mut tx, 1, 1);
+            }
             tx
         });
-        let mut losses = 0;
-        let mut idle = 0;
-        let mut joined = Some(thread);
-        let mut kept = None;
+        let total = 1 + u32::from(accepted_last);
+        let (mut idle, mut losses, mut running, mut tx) = (0, 0, Some(thread), None::<Sender>);
         loop {
             if receiver.is_readable() {
-                if receiver.recv(1) == Got::Loss {
-                    assert_eq!(receiver.got, 1, "told of a loss too early");
+                if matches!(receiver.recv(most), Got::Records(_, true)) {
+                    assert_eq!(receiver.got, 1, "told of a loss out of its place");
                     losses += 1;
                 }
             } else if idle < 2 {
                 idle += 1;
                 thread::yield_now();
-            } else if let Some(thread) = joined.take() {
-                kept = Some(thread.join().unwrap());
+            } else if let Some(thread) = running.take() {
+                tx = Some(thread.join().unwrap());
             } else {
                 break;
             }
         }
-        drop(kept);
-        assert_eq!((receiver.got, losses), (1, 1), "lost wake-up");
+        drop(tx);
+        assert_eq!(receiver.got, total, "lost wake-up");
+        assert!(losses == 1 || accepted_last && losses == 0, "a loss told {losses} times");
     });
+}
+
+#[test]
+fn shared_loss_is_told_in_its_place() {
+    tell_losses(1, false);
+    tell_losses(3, false);
+}
+
+#[test]
+fn shared_loss_is_told_by_the_next_record() {
+    tell_losses(1, true);
+    tell_losses(3, true);
 }
 
 /// A sender that waits until its record was received is told, though another thread receives on its end.
@@ -278,7 +291,7 @@ fn shared_drain_wakes_who_waits() {
         let (watch, mut near_rx) = (tx.watch(), Rx::<AcpiNotifyEvent>::new(near.clone()));
         send(&mut tx, 0, 1);
         let thread = thread::spawn(move || {
-            assert_eq!(far_rx.recv(1), Got::Records(1));
+            assert_eq!(far_rx.recv(1), Got::Records(1, false));
             far_rx
         });
         // The steps of `wait_drained`, but for the sleep.
