@@ -213,11 +213,14 @@ impl<T: Record> Rx<T> {
         sink: &mut impl FnMut(&T) -> Result<(), Violation>,
     ) -> Result<(), TryRecvError> {
         for _ in 0..4 {
-            // Both before the ring is looked at: only with the ring found empty after them do they say what
-            // comes next. Acquire pairs with the stores in `Tx` and `Port`.
-            let gone = self.port.is_peer_gone();
-            let loss = self.port.consumed.tail_loss().load(Ordering::Acquire);
+            let (mut gone, mut loss) = (false, 0);
+            // With as many known of as are wanted nothing else matters, and the line that the producer writes with
+            // each record is left alone.
             if (self.ring.known() as usize) < most {
+                // Both before the ring is looked at: only with the ring found empty after them do they say what
+                // comes next. Acquire pairs with the stores in `Tx` and `Port`.
+                gone = self.port.is_peer_gone();
+                loss = self.port.consumed.tail_loss().load(Ordering::Acquire);
                 self.ring.look().map_err(TryRecvError::PeerViolation)?;
             }
             self.copy_out(most, taken, sink)?;
