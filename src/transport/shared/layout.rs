@@ -32,12 +32,13 @@ pub(super) const TAIL_LOSS: usize = 1;
 pub(super) const GONE: usize = 2;
 /// Consumer's line. Number of the next record that will be taken out.
 pub(super) const HEAD: usize = WORDS;
-/// 1: the consumer fences for both sides when it arms the bell.
-pub(super) const FENCES: usize = WORDS + 1;
 /// Bell's line. The doorbell's word.
 pub(super) const ARMED: usize = 2 * WORDS;
 /// 1: the producer wants to be told when the ring was read empty.
 pub(super) const DRAIN: usize = 2 * WORDS + 1;
+/// 1: the consumer fences for both sides when it arms the bell. The producer looks here with each record, so it is
+/// not where the consumer writes with each.
+pub(super) const FENCES: usize = 2 * WORDS + 2;
 
 /// One ring in the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
