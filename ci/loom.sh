@@ -72,8 +72,6 @@ must_fail "without the fence of a shared channel's producer" src/transport/share
     '/fn fence_ring/,/^    }/s/ fence(Ordering::SeqCst);$//' "lost wake-up"
 must_fail "without the fence of a shared channel's consumer" src/transport/shared/port.rs \
     '/fn fence_sleep/,/^    }/s/ fence(Ordering::SeqCst);$//' "lost wake-up"
-must_fail "with a token that is parked where there is none" src/transport/shared.rs \
-    's/self.parks \&\& self.waiter.is_parked()/self.parks/' "lost wake-up"
 must_fail "with the peer's end looked at after the ring" src/transport/shared.rs \
     's/if gone {/if self.port.is_peer_gone() {/' "closed before the last record"
 must_fail "with the loss looked at after the ring" src/transport/shared.rs \

@@ -124,17 +124,12 @@ impl Waiter {
 
     /// Call it when a receive leaves something in the queue: the descriptor must be readable. It is,
     /// but for a token that the consumer spared the producer with [`stay_awake`](Self::stay_awake).
+    #[cfg(any(feature = "local", all(test, loom)))]
     pub(crate) fn keep_readable(&mut self, tokens: &impl Tokens) {
         if !self.armed && self.owned == 0 {
             tokens.put();
             self.owned = 1;
         }
-    }
-
-    /// Whether the descriptor holds a token, or one is on its way, that is left there: producers then put no
-    /// other one in, and this side need not want one.
-    pub(crate) fn is_parked(&self) -> bool {
-        !self.armed && self.owned > 0
     }
 
     /// Whether every token that is this side's has been taken out.

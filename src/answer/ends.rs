@@ -208,8 +208,10 @@ impl<A: MustAnswer> Responder<A> {
 
     /// Says whether this end looks by itself before it sleeps.
     pub(crate) fn set_busy(&mut self, busy: bool) {
-        if let Self::Remote(reader) = self {
-            reader.rx.set_busy(busy);
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(_) => {}
+            Self::Remote(reader) => reader.rx.set_busy(busy),
         }
     }
 

@@ -294,10 +294,9 @@ impl<T: Record> Rx<T> {
 
     /// Behind a receive that brought something and left the ring empty, as far as it knows.
     fn leave_empty(&mut self) -> Result<(), TryRecvError> {
-        // A look spares the arming if there is more. While a token is parked the producer puts none in.
-        let more = self.has_work();
-        let parked = self.parks && self.waiter.is_parked();
-        if !more && !parked {
+        // A look spares the arming if there is more. Unless the bell is armed, a token is there or on its way, and
+        // may be left there: the producer then puts none in.
+        if !self.has_work() && !self.parks {
             self.fall_asleep()?;
         }
         if self.ring.known() == 0 && drain::tell(&self.port.consumed) {

@@ -5,9 +5,9 @@ use std::mem::offset_of;
 use recordfd_uapi::acpi_genl::{self, AcpiGenlEvent};
 use recordfd_uapi::{
     AcpiNotify, AcpiOst, ChannelInfo, DeviceAck, DeviceAckCode, DeviceRequest, DeviceRequestKind, Event,
-    EventFlags, EventHeader, Format, Mixed, Offer, PageResponse, PageResponseCode, PciChannelState, PciError,
-    PciErrorFlags, PciErrorResult, PciErrorStep, PciErsResult, PgFault, PgFaultFlags, PgFaultPerm, Sequence,
-    Smmuv3Event, Tegra241CmdqvEvent, Transport, WRITE_MAX,
+    EventFlags, EventHeader, Format, Mixed, Offer, OfferFlags, PageResponse, PageResponseCode,
+    PciChannelState, PciError, PciErrorFlags, PciErrorResult, PciErrorStep, PciErsResult, PgFault,
+    PgFaultFlags, PgFaultPerm, Sequence, Smmuv3Event, Tegra241CmdqvEvent, Transport, WRITE_MAX,
 };
 use zerocopy::FromZeros;
 
