@@ -1,4 +1,4 @@
-//! Time per record of the local and socket transports, against what is used in their place.
+//! Time per record of the transports, against what is used in their place.
 //!
 //! `cargo bench --bench channel` times every contender with criterion, then prints a table of medians
 //! of interleaved rounds, which is what ratios are read from: the rounds of all contenders alternate,
@@ -73,10 +73,8 @@ fn sender_time(
     })
 }
 
-/// The local channel; `batch` records to a call.
-fn local(count: usize, batch: usize) -> Duration {
-    let (tx, mut rx) =
-        event::channel::<AcpiNotify>(&Options::new().depth(2 * BURST as u32)).expect("a channel");
+/// A channel with room for two bursts; `batch` records to a call.
+fn busy((tx, mut rx): Pair, count: usize, batch: usize) -> Duration {
     let handled = AtomicUsize::new(0);
     let records = [record(); BATCH];
     let mut tx = Some(tx);
@@ -169,18 +167,25 @@ fn array_queue(count: usize) -> Duration {
     sender_time(count, &handled, burst, || (), consume)
 }
 
-fn socket_pair() -> (Sender<AcpiNotify>, Receiver<AcpiNotify>) {
+type Pair = (Sender<AcpiNotify>, Receiver<AcpiNotify>);
+
+fn local_pair(depth: usize) -> Pair {
+    event::channel::<AcpiNotify>(&Options::new().depth(depth as u32)).expect("a channel")
+}
+
+fn shared_pair(depth: usize) -> Pair {
+    let (tx, end) = event::shared::<AcpiNotify>(&Options::new().depth(depth as u32)).expect("memory");
+    (tx.into_shared(), Receiver::from_shared(end.into()).expect("it is one"))
+}
+
+fn socket_pair() -> Pair {
     let (tx, end) = event::socket::<AcpiNotify>(&Options::new()).expect("a socket");
     let rx = Receiver::from_socket(end.into(), Format::ACPI_NOTIFY_V1).expect("it is one");
     (tx, rx)
 }
 
 /// Sends and receives on one thread, `batch` records to a call: the cost of both sides.
-fn there_and_back(
-    (tx, mut rx): (Sender<AcpiNotify>, Receiver<AcpiNotify>),
-    count: usize,
-    batch: usize,
-) -> Duration {
+fn there_and_back((tx, mut rx): Pair, count: usize, batch: usize) -> Duration {
     let records = [record(); BATCH];
     let mut items = [Received::default(); BATCH];
     let began = Instant::now();
@@ -192,10 +197,6 @@ fn there_and_back(
         left -= sent;
     }
     began.elapsed()
-}
-
-fn local_pair() -> (Sender<AcpiNotify>, Receiver<AcpiNotify>) {
-    event::channel::<AcpiNotify>(&Options::new()).expect("a channel")
 }
 
 /// The side structure on one thread.
@@ -224,20 +225,24 @@ fn getppid(count: usize) -> Duration {
 type Contender = (&'static str, fn(usize) -> Duration);
 
 /// The sender's time while the consumer is busy. The first is the rival that ratios are against.
-const SENDER: [Contender; 4] = [
+const SENDER: [Contender; 6] = [
     ("eventfd + Mutex<VecDeque>", eventfd_and_list),
     ("bare ArrayQueue", array_queue),
-    ("recordfd local, one at a time", |count| local(count, 1)),
-    ("recordfd local, batches of 64", |count| local(count, BATCH)),
+    ("recordfd local, one at a time", |count| busy(local_pair(2 * BURST), count, 1)),
+    ("recordfd local, batches of 64", |count| busy(local_pair(2 * BURST), count, BATCH)),
+    ("recordfd shared, one at a time", |count| busy(shared_pair(2 * BURST), count, 1)),
+    ("recordfd shared, batches of 64", |count| busy(shared_pair(2 * BURST), count, BATCH)),
 ];
 
 /// Both sides on one thread, a wake-up for each call.
-const BOTH_SIDES: [Contender; 6] = [
+const BOTH_SIDES: [Contender; 8] = [
     ("eventfd + Mutex<VecDeque>", eventfd_there_and_back),
-    ("recordfd local, one at a time", |count| there_and_back(local_pair(), count, 1)),
-    ("recordfd local, batches of 64", |count| there_and_back(local_pair(), count, BATCH)),
+    ("recordfd local, one at a time", |count| there_and_back(local_pair(BATCH), count, 1)),
+    ("recordfd local, batches of 64", |count| there_and_back(local_pair(BATCH), count, BATCH)),
     ("recordfd socket, one at a time", |count| there_and_back(socket_pair(), count, 1)),
     ("recordfd socket, batches of 64", |count| there_and_back(socket_pair(), count, BATCH)),
+    ("recordfd shared, one at a time", |count| there_and_back(shared_pair(BATCH), count, 1)),
+    ("recordfd shared, batches of 64", |count| there_and_back(shared_pair(BATCH), count, BATCH)),
     ("one getppid()", getppid),
 ];
 

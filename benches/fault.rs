@@ -77,7 +77,7 @@ fn answer_all(mut responder: FaultResponder) {
     let mut pages = [PgFault::default(); BATCH * PAGES];
     let mut groups = [const { None }; BATCH * PAGES];
     let mut answers = Vec::with_capacity(groups.len());
-    loop {
+    while responder.wait(None).expect("poll works") {
         match responder.recv_groups(&mut pages, &mut groups) {
             Ok(count) => {
                 black_box(&pages);
@@ -87,7 +87,7 @@ fn answer_all(mut responder: FaultResponder) {
                 }));
                 assert_eq!(responder.respond_batch(&answers).expect("the reporter is there"), count);
             }
-            Err(TryRecvError::Empty) => assert!(responder.wait(None).expect("poll works")),
+            Err(TryRecvError::Empty) => {}
             Err(TryRecvError::Closed) => return,
             Err(error) => panic!("{error}"),
         }
@@ -111,6 +111,20 @@ fn socket(load: Load, count: usize) -> Duration {
     let (reporter, end) = fault::socket(&options().depth(2 * DEPTH as u32)).expect("a socket");
     let info = end.info();
     let responder = FaultResponder::from_socket(end.into(), info.format, info.depth).expect("it is one");
+    round_trips((reporter, responder), load, count)
+}
+
+fn shared(load: Load, count: usize) -> Duration {
+    shared_with(&options(), load, count)
+}
+
+fn shared_busy_poll(load: Load, count: usize) -> Duration {
+    shared_with(&options().busy_poll(BUSY_POLL), load, count)
+}
+
+fn shared_with(options: &Options, load: Load, count: usize) -> Duration {
+    let (responder, end) = fault::shared_responder(options).expect("memory");
+    let reporter = FaultReporter::from_shared(end.into(), options).expect("it is one");
     round_trips((reporter, responder), load, count)
 }
 
@@ -184,11 +198,13 @@ fn lists_and_eventfds(load: Load, count: usize) -> Duration {
 type Contender = (&'static str, fn(Load, usize) -> Duration);
 
 /// The first is the rival that ratios are against.
-const CONTENDERS: [Contender; 4] = [
+const CONTENDERS: [Contender; 6] = [
     ("two eventfds + Mutex<VecDeque>", lists_and_eventfds),
     ("recordfd local", local),
     ("recordfd local, busy_poll 50 us", local_busy_poll),
     ("recordfd socket", socket),
+    ("recordfd shared", shared),
+    ("recordfd shared, busy_poll 50 us", shared_busy_poll),
 ];
 
 const LOADS: [Load; 6] = [
