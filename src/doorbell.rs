@@ -50,6 +50,7 @@ const NOT_ARMED: u32 = 0;
 
 /// Producer: wakes the consumer if it wants that. Call it once for each published batch, after the
 /// store that published it. Returns whether a token was put in.
+#[inline]
 pub(crate) fn ring(armed: &AtomicU32, tokens: &impl Tokens) -> bool {
     // Pairs with the fence in `Waiter::try_sleep`: either the consumer's second look sees what was
     // just published, or this side sees `armed` set. It must be the fence: two SeqCst accesses of
@@ -83,6 +84,7 @@ impl Waiter {
     }
 
     /// Notes a token that a producer has claimed since. Call it first in every receive.
+    #[inline]
     pub(crate) fn enter(&mut self, armed: &AtomicU32) {
         // Acquire pairs with the exchange in `ring`.
         if self.armed && armed.load(Ordering::Acquire) == NOT_ARMED {
@@ -133,11 +135,13 @@ impl Waiter {
     }
 
     /// Whether every token that is this side's has been taken out.
+    #[inline]
     pub(crate) fn owns_none(&self) -> bool {
         self.owned == 0
     }
 
     /// Notes tokens that were put in for another reason than arming.
+    #[inline]
     pub(crate) fn note_tokens(&mut self, count: u32) {
         self.owned += count;
     }

@@ -169,11 +169,9 @@ impl<R: EventRecord> Receiver<R> {
     /// [`TryRecvError::Empty`] when nothing is there, [`TryRecvError::Closed`] when the sender is gone
     /// and everything was received, [`TryRecvError::PeerViolation`] when the peer broke the format.
     pub fn try_recv(&mut self) -> Result<Received<R>, TryRecvError> {
-        let mut item = [Received::default()];
-        match self.recv_batch(&mut item)? {
-            0 => Err(TryRecvError::Empty),
-            _ => Ok(item[0]),
-        }
+        let mut item = None;
+        self.receive(1, |received| item = Some(received))?;
+        item.ok_or(TryRecvError::Empty)
     }
 
     /// Receives as many items as wait and fit into `items`, without waiting; returns how many.
@@ -185,28 +183,35 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// As [`try_recv`](Self::try_recv), and only when there was no item.
     pub fn recv_batch(&mut self, items: &mut [Received<R>]) -> Result<usize, TryRecvError> {
-        let (meter, counters) = (&mut self.meter, &mut self.counters);
         let mut slots = items.iter_mut();
-        let received = self.rx.recv(slots.len(), |event| {
-            let item = take(meter, event)?;
-            counters.dropped += u64::from(item.lost());
-            counters.received += u64::from(item.record().is_some());
+        self.receive(slots.len(), |item| {
             if let Some(slot) = slots.next() {
                 *slot = item;
             }
+        })
+    }
+
+    /// Receives at most `most` items; returns how many.
+    #[inline]
+    fn receive(&mut self, most: usize, mut sink: impl FnMut(Received<R>)) -> Result<usize, TryRecvError> {
+        let (meter, counters) = (&mut self.meter, &mut self.counters);
+        let received = self.rx.recv(most, |event| {
+            let item = take(meter, event)?;
+            counters.dropped += u64::from(item.lost());
+            counters.received += u64::from(item.record().is_some());
+            sink(item);
             Ok(())
         })?;
-        if let (Some(sequence), Some(slot)) = (received.tail_loss, slots.next()) {
-            let count = self.meter.lost_header(sequence);
-            self.counters.dropped += u64::from(count);
-            *slot = Received::Lost { count };
-            if count == 0 {
-                // A sender of this process never says so; the word of another one is not trusted.
-                self.rx.break_off(Violation::NothingLost);
-                return if received.count == 0 { self.recv_batch(items) } else { Ok(received.count) };
-            }
-        }
         self.counters.high_water = self.counters.high_water.max(received.found as u64);
+        let Some(sequence) = received.tail_loss else { return Ok(received.count) };
+        let count = self.meter.lost_header(sequence);
+        if count == 0 {
+            // A sender of this process never says so; the word of another one is not trusted.
+            self.rx.break_off(Violation::NothingLost);
+            return if received.count == 0 { self.receive(most, sink) } else { Ok(received.count) };
+        }
+        self.counters.dropped += u64::from(count);
+        sink(Received::Lost { count });
         Ok(received.items())
     }
 

@@ -299,13 +299,12 @@ impl<T: Record> Rx<T> {
             (None, RxCarrier::Socket(rx)) => rx.recv(most, &mut taken, &mut sink),
             (None, RxCarrier::Shared(rx)) => rx.recv(most, &mut taken, &mut sink),
         };
-        if let Err(TryRecvError::PeerViolation(violation)) = outcome {
+        // Only an error is looked at and moved: it is large beside a record.
+        let Err(error) = outcome else { return Ok(taken) };
+        if let TryRecvError::PeerViolation(violation) = error {
             self.broken = Some(violation);
         }
-        match outcome {
-            Err(error) if taken.items() == 0 => Err(error),
-            _ => Ok(taken),
-        }
+        if taken.items() == 0 { Err(error) } else { Ok(taken) }
     }
 
     /// Receives nothing more, for the peer has done wrong: what, the next receive tells.

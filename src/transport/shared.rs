@@ -203,12 +203,21 @@ impl<T: Record> Rx<T> {
             return Ok(());
         }
         self.enter();
-        let outcome = self.take(most, taken, sink);
+        // With more known of than is wanted nothing else matters, and the line that the producer writes with each
+        // record is left alone.
+        let outcome = if self.ring.known() as usize > most {
+            self.idle = 0;
+            self.copy_out(most, taken, sink)
+        } else {
+            self.take(most, taken, sink)
+        };
         self.port.consumed_head.store(self.ring.head(), Ordering::Relaxed);
-        if let Err(TryRecvError::PeerViolation(violation)) = outcome {
+        // Only an error is looked at and moved: it is large beside a record.
+        let Err(error) = outcome else { return Ok(()) };
+        if let TryRecvError::PeerViolation(violation) = error {
             self.port.note_violation(violation);
         }
-        outcome
+        Err(error)
     }
 
     fn take(
@@ -218,16 +227,11 @@ impl<T: Record> Rx<T> {
         sink: &mut impl FnMut(&T) -> Result<(), Violation>,
     ) -> Result<(), TryRecvError> {
         for _ in 0..4 {
-            let (mut gone, mut loss) = (false, 0);
-            // With as many known of as are wanted nothing else matters, and the line that the producer writes with
-            // each record is left alone.
-            if (self.ring.known() as usize) < most {
-                // Both before the ring is looked at: only with the ring found empty after them do they say what
-                // comes next. Acquire pairs with the stores in `Tx` and `Port`.
-                gone = self.port.is_peer_gone();
-                loss = self.port.consumed.tail_loss().load(Ordering::Acquire);
-                self.ring.look().map_err(TryRecvError::PeerViolation)?;
-            }
+            // Both before the ring is looked at: only with the ring found empty after them do they say what comes
+            // next. Acquire pairs with the stores in `Tx` and `Port`.
+            let gone = self.port.is_peer_gone();
+            let mut loss = self.port.consumed.tail_loss().load(Ordering::Acquire);
+            self.ring.look().map_err(TryRecvError::PeerViolation)?;
             self.copy_out(most, taken, sink)?;
             if (1..most).contains(&taken.count) && is_news(loss, self.seen_loss) {
                 // One of these records may have come after the loss, and have told of it: once more, with the ring
@@ -235,7 +239,6 @@ impl<T: Record> Rx<T> {
                 loss = self.port.consumed.tail_loss().load(Ordering::Acquire);
                 self.ring.look().map_err(TryRecvError::PeerViolation)?;
             }
-            taken.found = taken.count + self.ring.known() as usize;
             if self.ring.known() > 0 {
                 self.idle = 0;
                 return Ok(());
@@ -244,7 +247,6 @@ impl<T: Record> Rx<T> {
             if taken.count < most && is_news(loss, self.seen_loss) {
                 self.seen_loss = loss;
                 taken.tail_loss = Some(Sequence::wrapping(loss));
-                taken.found += 1;
             }
             if taken.items() > 0 {
                 self.idle = 0;
@@ -289,6 +291,7 @@ impl<T: Record> Rx<T> {
             taken.count += good as usize;
             self.ring.release(good);
         }
+        taken.found = taken.count + self.ring.known() as usize;
         outcome.map_err(TryRecvError::PeerViolation)
     }
 

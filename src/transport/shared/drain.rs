@@ -96,6 +96,7 @@ impl State {
 }
 
 /// Consumer: the ring was just left empty. Whether the producer is to be told, by one token.
+#[inline]
 pub(super) fn tell(consumed: &Direction) -> bool {
     // Pairs with the fence in `Drain::want`.
     fence(Ordering::SeqCst);

@@ -38,21 +38,25 @@ impl Direction {
         Self { control: mapping.view(place.offset), slots: mapping.slice(place.slots(), words) }
     }
 
+    #[inline]
     pub(super) fn armed(&self) -> &AtomicU32 {
         &self.control[ARMED]
     }
 
     /// See [`DRAIN`].
+    #[inline]
     pub(super) fn drain(&self) -> &AtomicU32 {
         &self.control[DRAIN]
     }
 
     /// See [`TAIL_LOSS`].
+    #[inline]
     pub(super) fn tail_loss(&self) -> &AtomicU32 {
         &self.control[TAIL_LOSS]
     }
 
     /// Whether the consumer fences for both sides.
+    #[inline]
     pub(super) fn consumer_fences(&self) -> bool {
         // Acquire pairs with the release in `Port::fence_for_both`: who sees the word sees every arming that was
         // done with a fence of the consumer's own.
@@ -149,6 +153,7 @@ impl Port {
         *self.broken.get_or_init(|| violation)
     }
 
+    #[inline]
     pub(super) fn violation(&self) -> Option<Violation> {
         self.broken.get().copied()
     }
