@@ -234,6 +234,7 @@ impl<R: EventRecord> Receiver<R> {
     }
 
     fn recv_until(&mut self, deadline: Option<Instant>) -> Result<Received<R>, TryRecvError> {
+        let mut slept = false;
         loop {
             // First, for a receive that finds nothing asks to be woken.
             self.rx.look(deadline, self.busy_poll).map_err(TryRecvError::Io)?;
@@ -241,9 +242,12 @@ impl<R: EventRecord> Receiver<R> {
                 Err(TryRecvError::Empty) => {}
                 outcome => return outcome,
             }
-            if !self.rx.sleep(deadline).map_err(TryRecvError::Io)? {
+            // A peer that keeps the descriptor readable without a record does not make this last longer.
+            let is_over = slept && deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if is_over || !self.rx.sleep(deadline).map_err(TryRecvError::Io)? {
                 return Err(TryRecvError::Empty);
             }
+            slept = true;
         }
     }
 

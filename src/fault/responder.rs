@@ -152,6 +152,7 @@ impl FaultResponder {
         pages: &mut [PgFault],
         deadline: Option<Instant>,
     ) -> Result<FaultGroup, TryRecvError> {
+        let mut slept = false;
         loop {
             // First, for a receive that finds nothing asks to be woken.
             self.responder.look(deadline, self.busy_poll).map_err(TryRecvError::Io)?;
@@ -160,10 +161,11 @@ impl FaultResponder {
                 outcome => return outcome,
             }
             // A peer that keeps the descriptor readable without a group does not make this last longer.
-            let is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            let is_over = slept && deadline.is_some_and(|deadline| Instant::now() >= deadline);
             if is_over || !self.responder.sleep(deadline).map_err(TryRecvError::Io)? {
                 return Err(TryRecvError::Empty);
             }
+            slept = true;
         }
     }
 

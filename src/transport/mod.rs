@@ -312,9 +312,12 @@ impl<T: Record> Rx<T> {
         self.broken = Some(violation);
     }
 
-    /// What comes in front of a blocking receive: looks for `busy_poll` whether there is something to receive,
-    /// but not beyond `deadline`.
+    /// What comes in front of a receive behind which this end [`sleep`](Self::sleep)s if it brings nothing: looks
+    /// for `busy_poll` whether there is something to receive, but not beyond `deadline`.
     pub(crate) fn look(&mut self, deadline: Option<Instant>, busy_poll: Duration) -> io::Result<()> {
+        if let RxCarrier::Shared(rx) = &mut self.carrier {
+            rx.expect_sleep();
+        }
         if busy_poll.is_zero() || self.broken.is_some() {
             return Ok(());
         }

@@ -170,6 +170,17 @@ impl<T: Record> Tx<T> {
     }
 }
 
+/// Whether a receive that brings nothing has to ask whether the peer is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sleep {
+    /// As often as seems good.
+    No,
+    /// The caller sleeps behind it, which a hang-up ends.
+    Follows,
+    /// What has ended a sleep has to be found.
+    Ended,
+}
+
 /// The consuming end.
 #[derive(Debug)]
 pub(crate) struct Rx<T> {
@@ -180,6 +191,7 @@ pub(crate) struct Rx<T> {
     seen_loss: u32,
     /// Receives in a row that brought nothing and owned no token.
     idle: u32,
+    sleep: Sleep,
     /// A receive that brings something leaves a token in, and producers in peace.
     parks: bool,
     /// This end fences for both sides.
@@ -189,7 +201,16 @@ pub(crate) struct Rx<T> {
 impl<T: Record> Rx<T> {
     pub(crate) fn new(port: Arc<Port>) -> Self {
         let ring = Consumer::new(port.consumed.clone());
-        Self { port, ring, waiter: Waiter::new(), seen_loss: 0, idle: 0, parks: false, fences: false }
+        Self {
+            port,
+            ring,
+            waiter: Waiter::new(),
+            seen_loss: 0,
+            idle: 0,
+            sleep: Sleep::No,
+            parks: false,
+            fences: false,
+        }
     }
 
     #[inline]
@@ -297,6 +318,7 @@ impl<T: Record> Rx<T> {
 
     /// Behind a receive that brought something and left the ring empty, as far as it knows.
     fn leave_empty(&mut self) -> Result<(), TryRecvError> {
+        self.sleep = Sleep::No;
         // A look spares the arming if there is more. Unless the bell is armed, a token is there or on its way, and
         // may be left there: the producer then puts none in.
         if !self.has_work() && !self.parks {
@@ -317,7 +339,11 @@ impl<T: Record> Rx<T> {
         if !self.waiter.owns_none() {
             return Ok(false);
         }
-        let asks = self.idle < ASK_FIRST || self.idle % ASK_EVERY == 0;
+        let asks = match std::mem::replace(&mut self.sleep, Sleep::No) {
+            Sleep::No => self.idle < ASK_FIRST || self.idle % ASK_EVERY == 0,
+            Sleep::Follows => false,
+            Sleep::Ended => true,
+        };
         self.idle = self.idle.wrapping_add(1);
         if !asks {
             return Ok(false);
@@ -355,9 +381,16 @@ impl<T: Record> Rx<T> {
         self.parks = parks;
     }
 
-    /// Notes that this side has slept and was woken.
+    /// Notes that a sleep follows a receive that brings nothing.
+    pub(crate) fn expect_sleep(&mut self) {
+        if self.sleep == Sleep::No {
+            self.sleep = Sleep::Follows;
+        }
+    }
+
+    /// Notes that this side has slept.
     pub(crate) fn note_sleep(&mut self) {
-        self.idle = 0;
+        self.sleep = Sleep::Ended;
     }
 
     /// Takes out the tokens that are this side's if there is nothing to receive.
