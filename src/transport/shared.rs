@@ -216,7 +216,7 @@ impl<T: Record> Rx<T> {
             // Both before the ring is looked at: only with the ring found empty after them do they say what
             // comes next. Acquire pairs with the stores in `Tx` and `Port`.
             let gone = self.port.is_peer_gone();
-            let loss = self.port.consumed.tail_loss().load(Ordering::Acquire);
+            let mut loss = self.port.consumed.tail_loss().load(Ordering::Acquire);
             if (self.ring.known() as usize) < most {
                 self.ring.look().map_err(TryRecvError::PeerViolation)?;
             }
@@ -225,6 +225,14 @@ impl<T: Record> Rx<T> {
             if self.ring.known() > 0 {
                 self.idle = 0;
                 return Ok(());
+            }
+            if (1..most).contains(&taken.count) && is_news(loss, self.seen_loss) {
+                // A record that was found may have come behind it. Once more; the ring must be empty after that.
+                loss = self.port.consumed.tail_loss().load(Ordering::Acquire);
+                if self.ring.look().map_err(TryRecvError::PeerViolation)? > 0 {
+                    self.idle = 0;
+                    return Ok(());
+                }
             }
             // A tail loss ends the batch: what was accepted since then has numbers behind it.
             if taken.count < most && is_news(loss, self.seen_loss) {
