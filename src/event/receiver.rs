@@ -236,7 +236,9 @@ impl<R: EventRecord> Receiver<R> {
                 Err(TryRecvError::Empty) => {}
                 outcome => return outcome,
             }
-            if !self.rx.sleep(deadline).map_err(TryRecvError::Io)? {
+            // A peer that keeps the descriptor readable without a record does not make this last longer.
+            let is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if is_over || !self.rx.sleep(deadline).map_err(TryRecvError::Io)? {
                 return Err(TryRecvError::Empty);
             }
         }
