@@ -440,7 +440,7 @@ impl Watch {
     }
 
     fn wait_told(&self, deadline: Option<Instant>) -> Result<(), DrainError> {
-        let mut interval = Duration::from_micros(50);
+        let (mut interval, mut was_woken) = (Duration::from_micros(50), false);
         loop {
             self.0.drain.want(&self.0.produced);
             if self.is_drained()? {
@@ -451,7 +451,8 @@ impl Watch {
                 return Err(DrainError::Timeout);
             }
             wait_readable(self.as_fd(), deadline).map_err(DrainError::Io)?;
-            if self.0.drain.is_pending(&self.0.produced) {
+            // Once without a pause. A peer that says so again and again, and has not read, is not listened to.
+            if std::mem::replace(&mut was_woken, true) || self.0.drain.is_pending(&self.0.produced) {
                 // What is there is a reply, which is another's to receive, or an earlier word.
                 let until = Instant::now() + interval;
                 let until = deadline.map_or(until, |deadline| deadline.min(until));
