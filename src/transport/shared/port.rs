@@ -156,18 +156,23 @@ impl Port {
 
     /// Puts in the tokens that the kernel had no memory for earlier.
     pub(super) fn put_owed_tokens(&self) {
-        while self.owed.load(Ordering::Relaxed) > 0 {
+        // Each thread takes over the tokens that it puts in.
+        while self.owed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |owed| owed.checked_sub(1)).is_ok()
+        {
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             match sendmsg::<()>(self.socket.as_raw_fd(), &[IoSlice::new(&[0])], &[], flags, None) {
-                Err(Errno::EINTR) => {}
+                Err(Errno::EINTR) => drop(self.owed.fetch_add(1, Ordering::Relaxed)),
                 Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => {
                     self.hung_up.store(true, Ordering::Relaxed);
                     self.owed.store(0, Ordering::Relaxed);
                 }
                 // Full of bytes that a peer leaves there: it is readable as it is.
-                Ok(_) | Err(Errno::EAGAIN) => drop(self.owed.fetch_sub(1, Ordering::Relaxed)),
+                Ok(_) | Err(Errno::EAGAIN) => {}
                 // No memory: tried again by the next call.
-                Err(_) => return,
+                Err(_) => {
+                    self.owed.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
             }
         }
     }
