@@ -179,7 +179,12 @@ impl Port {
 
     /// Whether there is a byte in the socket, which stays there. Notes a hang-up.
     pub(super) fn peek(&self) -> bool {
-        self.receive_byte(MsgFlags::MSG_PEEK)
+        // First as poll sees it: a byte that was sent out of band wakes, and no receive finds it.
+        let is_readable = wait_for(self.as_fd(), PollFlags::POLLIN, Some(Instant::now())).unwrap_or(false);
+        if is_readable {
+            self.receive_byte(MsgFlags::MSG_PEEK);
+        }
+        is_readable && !self.hung_up.load(Ordering::Relaxed)
     }
 
     fn receive_byte(&self, flags: MsgFlags) -> bool {
