@@ -86,6 +86,14 @@ impl RawRing {
         self.set(word, self.get(word).wrapping_add(value));
     }
 
+    /// Every word in front of the slots that is not 0: its bytes from the beginning of the ring, and its value.
+    pub fn words_in_use(&self) -> Vec<(u64, u32)> {
+        let mut bytes = [0; SLOTS as usize];
+        self.memory.read_exact_at(&mut bytes, self.offset).unwrap();
+        let words = bytes.chunks_exact(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap()));
+        (0..).step_by(4).zip(words).filter(|(_, word)| *word != 0).collect()
+    }
+
     /// Writes what is there first, up to a slot's length, into the slot of record `number`.
     pub fn set_slot(&self, number: u32, bytes: &[u8]) {
         let bytes = &bytes[..bytes.len().min(self.size)];
