@@ -13,18 +13,10 @@ use nix::unistd::ftruncate;
 use recordfd::event::{self, Received, Receiver};
 use recordfd::uapi::{AcpiOst, Le64, Record, Smmuv3Event};
 use recordfd::{DrainError, Options, TryRecvError, TrySendError, Violation};
-use ring_ends::{RECEIVERS, SENDERS};
+use ring_ends::{RECEIVERS, SENDERS, violation};
 use ring_peer::{LOSS, RingPeer, Word};
 
 const INDEX: Violation = Violation::RingIndex;
-
-/// The violation that a receive fails with.
-fn violation<T: std::fmt::Debug>(received: Result<T, TryRecvError>) -> Violation {
-    match received {
-        Err(TryRecvError::PeerViolation(violation)) => violation,
-        other => panic!("{other:?}"),
-    }
-}
 
 /// A reply on the wire.
 fn wire_reply(reply: AcpiOst) -> Vec<u8> {

@@ -11,7 +11,7 @@ use common::*;
 use recordfd::event::Received;
 use recordfd::uapi::{AcpiOst, Record, RecordError};
 use recordfd::{TryRecvError, TrySendError, Violation};
-use ring_ends::{RECEIVERS, REPLIES, SENDERS};
+use ring_ends::{RECEIVERS, REPLIES, SENDERS, violation};
 use ring_peer::Word;
 
 const DEPTH: u32 = 4;
@@ -20,14 +20,6 @@ const INDEX: Violation = Violation::RingIndex;
 /// How far an index is set from where it could be.
 fn distances() -> impl Iterator<Item = u32> {
     (-3..=9).chain([i32::MAX - 1, i32::MAX, i32::MIN, i32::MIN + 1, i32::MIN + 4]).map(|far| far as u32)
-}
-
-/// The violation that a receive fails with.
-fn violation<T: std::fmt::Debug>(received: Result<T, TryRecvError>) -> Violation {
-    match received {
-        Err(TryRecvError::PeerViolation(violation)) => violation,
-        other => panic!("{other:?}"),
-    }
 }
 
 #[test]

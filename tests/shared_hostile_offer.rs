@@ -264,7 +264,7 @@ fn descriptors_other_than_the_one_that_should_come() {
     // It must come with the offer, not behind it.
     let (near, far) = holding(offer.as_bytes(), &[]);
     send_with(&near, &[0], &[memory.as_raw_fd()]);
-    assert!(matches!(attach_receiver(far.into()), Err(Error::NoDescriptor | Error::Offer(_))));
+    assert!(matches!(attach_receiver(far), Err(Error::NoDescriptor | Error::Offer(_))));
 }
 
 #[test]
@@ -424,7 +424,7 @@ fn nothing_that_was_refused_stays_open() {
             refused(offer.as_bytes(), &memory, attach_receiver);
             assert_eq!(open_descriptors(), before);
         }
-        for (bytes, count) in [(&good().as_bytes()[..], 253), (&[0xff; 4096], 9), (&[0; 64], 1)] {
+        for (bytes, count) in [(good().as_bytes(), 253), (&[0xff; 4096], 9), (&[0; 64], 1)] {
             let descriptors = vec![memory.as_raw_fd(); count];
             for attach in [
                 |socket| attach_receiver(socket).map(drop),

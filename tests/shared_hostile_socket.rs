@@ -17,18 +17,10 @@ use common::*;
 use nix::sys::socket::MsgFlags;
 use recordfd::uapi::AcpiOst;
 use recordfd::{DrainError, TryRecvError, TrySendError, Violation};
-use ring_ends::{RECEIVERS, REPLIES, SENDERS};
+use ring_ends::{RECEIVERS, REPLIES, SENDERS, violation};
 use ring_peer::{RingPeer, Word};
 
 const STRAY: Violation = Violation::StrayToken;
-
-/// The violation that a receive fails with.
-fn violation<T: std::fmt::Debug>(received: Result<T, TryRecvError>) -> Violation {
-    match received {
-        Err(TryRecvError::PeerViolation(violation)) => violation,
-        other => panic!("{other:?}"),
-    }
-}
 
 /// Receives as often as it takes; fails if it is not broken after `most` receives. How many brought nothing.
 fn broken_after(rx: &mut Rx, most: usize) -> (usize, Violation) {

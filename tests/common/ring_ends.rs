@@ -3,9 +3,12 @@
 #![allow(dead_code, reason = "no single test uses all of it")]
 #![allow(unreachable_pub, reason = "compiled into each test")]
 
+use std::fmt::Debug;
+
 use recordfd::event::{self, Receiver, SoleSender};
 use recordfd::fault::{self, FaultReporter, FaultResponder};
 use recordfd::uapi::{AcpiNotify, Format};
+use recordfd::{TryRecvError, Violation};
 
 use super::ring_peer::{RingPeer, good_offer};
 
@@ -59,6 +62,14 @@ pub const RESPONDERS: [Make<FaultResponder>; 2] = [
         (FaultResponder::from_shared(end).unwrap(), peer)
     },
 ];
+
+/// The violation that a receive fails with.
+pub fn violation<T: Debug>(received: Result<T, TryRecvError>) -> Violation {
+    match received {
+        Err(TryRecvError::PeerViolation(violation)) => violation,
+        other => panic!("{other:?}"),
+    }
+}
 
 fn events(depth: u32) -> recordfd::Options {
     recordfd::Options::new().depth(depth).reply_depth(REPLIES)

@@ -137,14 +137,24 @@ impl RingPeer {
 
     /// Makes a channel as `offer` says; the socket is for the side under test to attach.
     pub fn make(offer: &Offer) -> (Self, OwnedFd) {
+        let (peer, end) = Self::make_with(offer, sealed_memory(offer.map_size));
+        peer.arm();
+        (peer, end)
+    }
+
+    /// Offers `memory` as `offer` says, which may be nonsense; no word is set.
+    pub fn make_with(offer: &Offer, memory: OwnedFd) -> (Self, OwnedFd) {
         let (near, far) = UnixStream::pair().unwrap();
-        let memory = sealed_memory(offer.map_size);
         send_with(&near, offer.as_bytes(), &[memory.as_raw_fd()]);
         let peer = Self::new(near, memory.into(), *offer, !offer.flags.contains(OfferFlags::PRODUCER));
-        for ring in [&peer.produced, &peer.consumed] {
+        (peer, far.into())
+    }
+
+    /// As of every new channel: both sides want to be woken.
+    pub fn arm(&self) {
+        for ring in [&self.produced, &self.consumed] {
             ring.set(Word::Armed, 1);
         }
-        (peer, far.into())
     }
 
     fn new(socket: UnixStream, memory: File, offer: Offer, produces: bool) -> Self {
