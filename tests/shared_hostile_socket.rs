@@ -297,10 +297,12 @@ fn memory_that_outlives_the_socket_still_gives_what_was_published() {
         (0..2).for_each(|number| peer.publish(&wire(number)));
         peer.hang_up();
         assert_eq!(summary(rx.recv().unwrap()), (0, Some(0)));
-        // Who has hung up and goes on publishing is read as long as there is something, without a wait.
+        // Who has hung up and goes on publishing is read until nothing is there, and not again.
         peer.publish(&wire(2));
         assert_eq!(summary(rx.recv().unwrap()), (0, Some(1)));
         assert_eq!(summary(rx.recv().unwrap()), (0, Some(2)));
+        assert!(matches!(rx.recv(), Err(TryRecvError::Closed)));
+        peer.publish(&wire(3));
         assert!(matches!(rx.recv(), Err(TryRecvError::Closed)));
         assert!(matches!(rx.reply(AcpiOst::new(1, 2, 3)), Err(TrySendError::Closed(_))));
     }

@@ -179,12 +179,15 @@ pub(crate) struct Rx<T> {
     parks: bool,
     /// This end fences for both sides.
     fences: bool,
+    /// The end was told: nothing comes behind it, whatever the peer goes on to do.
+    ended: bool,
 }
 
 impl<T: Record> Rx<T> {
     pub(crate) fn new(port: Arc<Port>) -> Self {
         let ring = Consumer::new(port.consumed.clone());
-        Self { port, ring, waiter: Waiter::new(), seen_loss: 0, idle: 0, parks: false, fences: false }
+        let waiter = Waiter::new();
+        Self { port, ring, waiter, seen_loss: 0, idle: 0, parks: false, fences: false, ended: false }
     }
 
     #[inline]
@@ -196,6 +199,9 @@ impl<T: Record> Rx<T> {
     ) -> Result<(), TryRecvError> {
         if most == 0 {
             return Ok(());
+        }
+        if self.ended {
+            return Err(TryRecvError::Closed);
         }
         self.enter();
         let outcome = self.take(most, taken, sink);
@@ -248,6 +254,8 @@ impl<T: Record> Rx<T> {
                 return Err(TryRecvError::PeerViolation(violation));
             }
             if gone {
+                self.port.note_gone();
+                self.ended = true;
                 return Err(TryRecvError::Closed);
             }
             if self.fall_asleep()? && !self.has_news()? {

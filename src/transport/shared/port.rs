@@ -86,7 +86,7 @@ pub(crate) struct Port {
     pub(super) consumed: Direction,
     /// The consuming side's own index, for who looks from outside.
     pub(super) consumed_head: AtomicU32,
-    /// The peer's socket is closed.
+    /// The peer's socket is closed, or this side has told that the peer is gone.
     hung_up: AtomicBool,
     /// What the peer did wrong.
     broken: OnceLock<Violation>,
@@ -137,6 +137,11 @@ impl Port {
             self.hung_up.store(true, Ordering::Relaxed);
         }
         self.is_peer_gone()
+    }
+
+    /// Notes that the peer is gone, also if it takes back that it said so.
+    pub(super) fn note_gone(&self) {
+        self.hung_up.store(true, Ordering::Relaxed);
     }
 
     /// Notes that the peer broke the protocol: nothing more is sent to it.
