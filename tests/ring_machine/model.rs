@@ -18,6 +18,8 @@ pub(crate) struct Incoming {
     seen_loss: u32,
     /// What every receive says from now on.
     pub(crate) broken: Option<Violation>,
+    /// The end was told, which is for ever.
+    pub(crate) has_ended: bool,
 }
 
 /// What a receive must bring.
@@ -39,7 +41,7 @@ impl Incoming {
         mut check: impl FnMut(&T) -> Result<(), Violation>,
     ) -> Brought<T> {
         let mut brought = Brought { items: Vec::new(), tail_loss: None, violation: self.broken };
-        if self.broken.is_some() || most == 0 {
+        if self.broken.is_some() || self.has_ended || most == 0 {
             return brought;
         }
         if self.known < most && !self.look(ring) {

@@ -130,8 +130,16 @@ impl<C: Choices> Machine<C> {
                 self.incoming.broken = Some(found);
                 self.known_violation = Some(found);
             }
-            (Nothing::Closed, None) => assert!(self.hostile.may_be_gone(), "closed for no reason"),
-            (Nothing::Empty, None) => assert!(self.known_violation.is_none(), "it is known to be broken"),
+            (Nothing::Closed, None) => {
+                assert!(self.incoming.has_ended || self.hostile.may_be_gone(), "closed for no reason");
+                self.incoming.has_ended = true;
+            }
+            (Nothing::Empty, None) => {
+                assert!(
+                    self.known_violation.is_none() && !self.incoming.has_ended,
+                    "it was told something else"
+                );
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -141,12 +149,11 @@ impl<C: Choices> Machine<C> {
         let ring = self.hostile.peer.consumed.clone();
         let sent = timed("reply", || self.rx.reply(reply));
         if let Err(TrySendError::Closed(_)) = sent {
-            if self.known_violation.is_some() || self.hostile.may_be_gone() {
+            if self.known_violation.is_some() || self.incoming.has_ended || self.hostile.may_be_gone() {
                 return;
             }
-        } else {
-            assert!(self.known_violation.is_none(), "sent to a peer that is known to be broken");
         }
+        assert!(self.known_violation.is_none() && !self.incoming.has_ended, "sent to nobody: {sent:?}");
         match self.outgoing.room(&ring, 1) {
             Ok(0) => assert!(matches!(sent, Err(TrySendError::Full(_))), "{sent:?}"),
             Ok(_) => {

@@ -32,7 +32,8 @@ pub(crate) struct Machine<C> {
     cookies: Vec<u32>,
     /// Every page that was in a slot when a call was made.
     pages: HashSet<Vec<u8>>,
-    broken: Option<Nothing>,
+    /// What every receive says from now on.
+    ended: Option<Nothing>,
     /// Of the next record, and the group that the peer is at.
     number: u32,
     group: u32,
@@ -41,7 +42,7 @@ pub(crate) struct Machine<C> {
 impl<C: Choices> Machine<C> {
     pub(crate) fn new(responder: FaultResponder, hostile: Hostile<C>) -> Self {
         let (groups, cookies, pages) = (Vec::new(), Vec::new(), HashSet::new());
-        Self { responder, hostile, groups, cookies, pages, broken: None, number: 0, group: 1 }
+        Self { responder, hostile, groups, cookies, pages, ended: None, number: 0, group: 1 }
     }
 
     pub(crate) fn step(&mut self) {
@@ -72,7 +73,9 @@ impl<C: Choices> Machine<C> {
 
     fn receive(&mut self) {
         self.note_pages();
-        let open = self.responder.open_cookies();
+        // Not those that were dropped: they may be answered first, and come again.
+        let groups = self.groups.iter().map(FaultGroup::cookie);
+        let open: HashSet<_> = groups.chain(self.cookies.iter().copied()).collect();
         let depth = self.hostile.peer.produced.depth as usize;
         let room = self.hostile.choices.below(24) as usize;
         let mut pages = vec![PgFault::default(); room];
@@ -105,21 +108,15 @@ impl<C: Choices> Machine<C> {
                 assert!(self.pages.contains(&bytes), "{page:?} was nowhere");
             }
         }
-        assert!(open.len() + groups.len() <= depth);
+        let open = self.responder.open_cookies();
+        assert!(open.len() <= depth && groups.iter().all(|group| open.contains(&group.cookie())));
         match received.map_err(Nothing::from) {
-            Ok(()) => assert!(!groups.is_empty() && self.broken.is_none()),
-            Err(Nothing::Empty) => assert!(self.broken.is_none(), "{:?} before", self.broken),
-            Err(Nothing::Closed) => {
-                assert!(self.hostile.may_be_gone() && self.broken.is_none(), "closed for no reason");
-            }
+            Ok(()) => assert!(!groups.is_empty() && self.ended.is_none()),
+            Err(Nothing::Empty) => assert!(self.ended.is_none(), "{:?} before", self.ended),
             Err(Nothing::TooSmall) => {}
-            Err(broken) => {
-                assert!(
-                    self.broken.is_none_or(|before| before == broken),
-                    "{broken:?}, before {:?}",
-                    self.broken
-                );
-                self.broken = Some(broken);
+            Err(end) => {
+                assert!(self.ended.is_none_or(|before| before == end), "{end:?}, before {:?}", self.ended);
+                self.ended = Some(end);
             }
         }
         self.groups.append(&mut groups);

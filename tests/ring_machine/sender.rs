@@ -53,10 +53,10 @@ impl<C: Choices> Machine<C> {
 
     /// How many of `count` records are accepted; none when it is closed, as the outcome `is_closed` says.
     fn accepted(&mut self, count: u32, is_closed: bool) -> Option<u32> {
-        if is_closed && (self.known_violation.is_some() || self.hostile.may_be_gone()) {
+        if is_closed && self.may_be_closed() {
             return None;
         }
-        assert!(self.known_violation.is_none(), "sent to a peer that is known to be broken");
+        assert!(self.known_violation.is_none() && !self.incoming.has_ended, "sent to nobody");
         match self.outgoing.room(&self.hostile.peer.consumed, count) {
             Ok(room) => {
                 assert!(!is_closed, "closed for no reason");
@@ -68,6 +68,10 @@ impl<C: Choices> Machine<C> {
                 None
             }
         }
+    }
+
+    fn may_be_closed(&self) -> bool {
+        self.known_violation.is_some() || self.incoming.has_ended || self.hostile.may_be_gone()
     }
 
     fn note_sent(&mut self, records: &[AcpiNotify]) {
@@ -132,10 +136,14 @@ impl<C: Choices> Machine<C> {
                         self.incoming.broken = Some(found);
                         self.known_violation = Some(found);
                     }
-                    (Nothing::Closed, None) => assert!(self.hostile.may_be_gone(), "closed for no reason"),
+                    (Nothing::Closed, None) => {
+                        assert!(self.may_be_closed(), "closed for no reason");
+                        self.incoming.has_ended = true;
+                    }
                     // A loss of replies, which there is none of, is passed over.
                     (Nothing::Empty, None) => {
-                        assert!(self.known_violation.is_none() || expected.tail_loss.is_some());
+                        let knows_better = self.known_violation.is_some() || self.incoming.has_ended;
+                        assert!(!knows_better || expected.tail_loss.is_some());
                     }
                     other => panic!("{other:?}"),
                 }
@@ -152,7 +160,7 @@ impl<C: Choices> Machine<C> {
         match self.tx.is_drained() {
             Ok(said) => assert_eq!(said, is_drained),
             Err(DrainError::Closed) => {
-                assert!(!is_drained && (self.known_violation.is_some() || self.hostile.may_be_gone()));
+                assert!(!is_drained && self.may_be_closed());
             }
             Err(error) => panic!("{error:?}"),
         }
@@ -162,9 +170,9 @@ impl<C: Choices> Machine<C> {
             self.incoming.settle(&self.hostile.peer.produced);
         }
         if self.tx.is_closed() {
-            assert!(self.known_violation.is_some() || self.hostile.may_be_gone());
+            assert!(self.may_be_closed());
         } else {
-            assert!(self.known_violation.is_none());
+            assert!(self.known_violation.is_none() && !self.incoming.has_ended);
         }
     }
 
