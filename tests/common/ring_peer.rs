@@ -265,7 +265,7 @@ pub fn good_offer(format: Format, produces: bool, depth: u32, reply_depth: u32) 
     offer.reply_depth = if layout.reply_size == 0 { 0 } else { reply_depth };
     offer.replies_offset = end(0, depth, layout.record_size);
     offer.map_size = end(offer.replies_offset, offer.reply_depth, layout.reply_size);
-    if offer.map_size % 4096 == 0 {
+    if offer.map_size & 0xfff == 0 {
         // Whole pages might be huge ones.
         offer.map_size += LINE;
     }

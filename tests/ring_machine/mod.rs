@@ -23,6 +23,9 @@ const MOST: Duration = Duration::from_secs(2);
 /// What a call that waits is given.
 const SHORT: Duration = Duration::from_micros(300);
 
+/// So many looks that find nothing, without a wait, may miss that the peer has hung up.
+const LOOKS: u32 = 66;
+
 /// The end under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {

@@ -148,10 +148,11 @@ impl<C: Choices> Machine<C> {
         let reply = AcpiOst::new(self.hostile.choices.below(9), 2, 3);
         let ring = self.hostile.peer.consumed.clone();
         let sent = timed("reply", || self.rx.reply(reply));
-        if let Err(TrySendError::Closed(_)) = sent {
-            if self.known_violation.is_some() || self.incoming.has_ended || self.hostile.may_be_gone() {
-                return;
-            }
+        let is_closed = matches!(sent, Err(TrySendError::Closed(_)));
+        if is_closed
+            && (self.known_violation.is_some() || self.incoming.has_ended || self.hostile.may_be_gone())
+        {
+            return;
         }
         assert!(self.known_violation.is_none() && !self.incoming.has_ended, "sent to nobody: {sent:?}");
         match self.outgoing.room(&ring, 1) {

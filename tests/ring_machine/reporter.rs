@@ -12,7 +12,7 @@ use recordfd::uapi::{Format, PageResponse, PageResponseCode, PgFaultPerm, Record
 
 use super::hostile::Hostile;
 use super::model::Nothing;
-use super::{SHORT, timed};
+use super::{LOOKS, SHORT, timed};
 use crate::choices::Choices;
 use crate::ring_peer::{RingPeer, Word};
 
@@ -172,7 +172,7 @@ impl<C: Choices> Machine<C> {
     /// Behind its end, everything has completed.
     pub(crate) fn finish(mut self) {
         self.hostile.peer.hang_up();
-        for _ in 0..=self.reporter.depth() + 8 {
+        for _ in 0..self.reporter.depth() + LOOKS {
             self.note_answers();
             self.collect();
         }

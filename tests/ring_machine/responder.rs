@@ -11,7 +11,7 @@ use recordfd::uapi::{
 
 use super::hostile::Hostile;
 use super::model::Nothing;
-use super::{SHORT, timed};
+use super::{LOOKS, SHORT, timed};
 use crate::choices::Choices;
 use crate::ring_peer::{RingPeer, Word};
 
@@ -185,7 +185,7 @@ impl<C: Choices> Machine<C> {
                 Err(last) => break last,
             }
             looks += 1;
-            assert!(looks <= self.hostile.peer.produced.depth + 2, "it does not end");
+            assert!(looks <= self.hostile.peer.produced.depth + LOOKS, "it does not end");
         };
         let again = self.responder.try_recv_group(&mut pages).map_err(Nothing::from);
         assert!(matches!(again, Err(nothing) if nothing == last), "{again:?} instead of {last:?}");
