@@ -278,8 +278,9 @@ def shared():
 
     events = act(2, 2, 10, 10, 10)
     wait = bytes([3, 1, 0])
+    busy = bytes([7, 0, 1]) + (events + wait + wait) * 3 + tokens + wait * 3
     gaps = act(1, 2, 1, 5, 10, 10) + bytes([3, 8]) + act(0, 0, 2, 1) + bytes([3, 8]) + wait
-    to_all(receiver, events, bytes([3, 2]), bytes([6, 4, 7]), {"gaps": gaps * 3})
+    to_all(receiver, events, bytes([3, 2]), bytes([6, 4, 7, 1]), {"gaps": gaps * 3, "busy": busy})
 
     def answers(*which, code=0):
         return act(0, len(which) - 1) + b"".join(bytes([one, code]) for one in which)
@@ -303,6 +304,7 @@ def shared():
     keep, batch, drop = bytes([14]), bytes([12, 0, 3]), bytes([13])
     ways = {
         "answered": (group(3) + take_one + respond + group(1) + take_many + drop + take) * 3,
+        "busy": bytes([15, 0, 1]) + (group(1) + bytes([6, 23, 4]) * 2 + respond) * 3,
         "by_cookie": (group(2) + take_one + keep + group(1) + take_one + keep + batch + take) * 3,
         "small_slice": group(4) + bytes([6, 1, 0, 6, 2, 0, 6, 4, 0]) + respond,
         "unended": act(0, 0, 0, 10) + take_one + hang_up + take_one * 2,
@@ -310,7 +312,7 @@ def shared():
         "no_cookie": group(1) + act(0, 0, 1, 2) + take_one * 3 + respond,
         "unread_answers": (group(1) + take_one + respond) * 12 + take + group(1) + take_one + drop,
     }
-    to_all(responder, group(1), take_one, respond + bytes([15]), ways)
+    to_all(responder, group(1), take_one, respond + bytes([15, 1]), ways)
 
     # Offers with one field changed: which, and by how much.
     for field in range(12):

@@ -22,7 +22,7 @@ use recordfd::event::{Receiver, SoleSender};
 use recordfd::fault::{self, FaultReporter, FaultResponder};
 use recordfd::uapi::{AcpiNotify, Format, Offer, OfferFlags};
 use recordfd::{Error, TryRecvError, Violation};
-use ring_peer::{SEALS, good_offer, memory, seal, sealed_memory, send_with};
+use ring_peer::{RingPeer, SEALS, good_offer, memory, seal, sealed_memory, send_with};
 use zerocopy::{FromBytes, IntoBytes};
 
 const VERSION: &str = "no version of the ring protocol is known to both sides";
@@ -265,6 +265,18 @@ fn descriptors_other_than_the_one_that_should_come() {
     let (near, far) = holding(offer.as_bytes(), &[]);
     send_with(&near, &[0], &[memory.as_raw_fd()]);
     assert!(matches!(attach_receiver(far), Err(Error::NoDescriptor | Error::Offer(_))));
+}
+
+#[test]
+fn end_whose_maker_is_gone_still_gives_what_was_published() {
+    let (mut peer, end) = RingPeer::make(&good());
+    (0..2).for_each(|number| peer.publish(&wire(number)));
+    peer.hang_up();
+    let mut rx = attach_receiver(end).unwrap();
+    for number in 0..2 {
+        assert_eq!(summary(rx.recv().unwrap()), (0, Some(number)));
+    }
+    assert!(until(|| matches!(rx.try_recv(), Err(TryRecvError::Closed))));
 }
 
 #[test]

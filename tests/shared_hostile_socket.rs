@@ -7,7 +7,9 @@ mod ring_ends;
 #[path = "common/ring_peer.rs"]
 mod ring_peer;
 
+use std::io::Read;
 use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -15,10 +17,10 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use nix::sys::socket::MsgFlags;
-use recordfd::uapi::AcpiOst;
+use recordfd::uapi::{AcpiOst, Format};
 use recordfd::{DrainError, TryRecvError, TrySendError, Violation};
 use ring_ends::{RECEIVERS, REPLIES, SENDERS, violation};
-use ring_peer::{RingPeer, Word};
+use ring_peer::{RingPeer, Word, good_offer};
 
 const STRAY: Violation = Violation::StrayToken;
 
@@ -385,6 +387,32 @@ fn words_of_both_sides_tell_whether_it_was_drained_and_nothing_else_does() {
         assert!(peer.take_record().is_some());
         tx.wait_drained(timeout).unwrap();
     }
+}
+
+#[test]
+fn copy_of_this_sides_socket_that_the_maker_kept_takes_wake_ups_and_nothing_else() {
+    let (mut peer, end) = RingPeer::make(&good_offer(Format::ACPI_NOTIFY_V1, false, 4, REPLIES));
+    let mut copy = UnixStream::from(end.try_clone().unwrap());
+    let mut rx = Rx::from_shared(end).unwrap();
+    for number in 0..20 {
+        // In any mode: it is that of both.
+        copy.set_nonblocking(number % 2 == 0).unwrap();
+        rx = soon(move || {
+            assert!(matches!(rx.try_recv(), Err(TryRecvError::Empty)));
+            rx
+        });
+        peer.publish(&wire(number));
+        if number % 3 == 0 {
+            assert_eq!(copy.read(&mut [0; 8]).unwrap(), 1);
+            assert!(!readable(&rx));
+        } else {
+            assert!(readable(&rx));
+        }
+        assert_eq!(summary(rx.try_recv().unwrap()), (0, Some(number)));
+    }
+    // Nor does it keep the channel open.
+    peer.hang_up();
+    assert!(matches!(soon(move || rx.recv()), Err(TryRecvError::Closed)));
 }
 
 #[test]

@@ -23,6 +23,8 @@ const MOST: Duration = Duration::from_secs(2);
 /// What a call that waits is given.
 const SHORT: Duration = Duration::from_micros(300);
 
+/// How long an end looks by itself before it waits, if it does.
+const BUSY: Duration = Duration::from_micros(50);
 /// So many looks that find nothing, without a wait, may miss that the peer has hung up.
 const LOOKS: u32 = 66;
 

@@ -8,7 +8,7 @@ use recordfd::{Error, Options, TrySendError, Violation};
 
 use super::hostile::Hostile;
 use super::model::{Incoming, Nothing, Outgoing};
-use super::{SHORT, timed};
+use super::{BUSY, SHORT, timed};
 use crate::choices::Choices;
 use crate::ring_peer::{RingPeer, Word};
 
@@ -169,7 +169,10 @@ impl<C: Choices> Machine<C> {
         }
     }
 
-    fn look(&self) {
+    fn look(&mut self) {
+        if self.hostile.choices.once_in(4) {
+            self.rx.set_busy_poll(BUSY * self.hostile.choices.below(2));
+        }
         let counters = self.rx.counters();
         assert_eq!((counters.received, counters.dropped, counters.replies), self.counts);
     }

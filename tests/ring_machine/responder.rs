@@ -11,7 +11,7 @@ use recordfd::uapi::{
 
 use super::hostile::Hostile;
 use super::model::Nothing;
-use super::{LOOKS, SHORT, timed};
+use super::{BUSY, LOOKS, SHORT, timed};
 use crate::choices::Choices;
 use crate::ring_peer::{RingPeer, Word};
 
@@ -161,6 +161,9 @@ impl<C: Choices> Machine<C> {
     }
 
     fn look(&mut self) {
+        if self.hostile.choices.once_in(4) {
+            self.responder.set_busy_poll(BUSY * self.hostile.choices.below(2));
+        }
         let open = self.responder.open_cookies();
         assert!(open.len() <= self.hostile.peer.produced.depth as usize);
         assert!(self.groups.iter().all(|group| open.contains(&group.cookie())));
