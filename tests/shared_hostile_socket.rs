@@ -182,7 +182,7 @@ fn sender_that_is_asked_for_tokens_for_ever_puts_in_what_there_is_room_for() {
         assert!(sent > 17_000);
         assert_eq!(tx.counters().wake_ups, u64::from(sent), "one for each wish");
         let put = peer.take();
-        assert!(put > 0 && put < 2000, "{put}");
+        assert!(put > 0 && 2 * put < sent as usize, "{put}");
         // Then it goes on as ever.
         peer.consumed.set(Word::Armed, 1);
         peer.consumed.set(Word::Head, sent);

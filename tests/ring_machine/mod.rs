@@ -19,7 +19,7 @@ use crate::ring_peer::{RingPeer, good_offer, sealed_memory};
 use hostile::{Hostile, spoil};
 
 /// No call takes longer, whatever the peer does; those that wait are given next to no time.
-const MOST: Duration = Duration::from_secs(2);
+const MOST: Duration = Duration::from_secs(10);
 /// What a call that waits is given.
 const SHORT: Duration = Duration::from_micros(300);
 
