@@ -205,6 +205,123 @@ def fault(log):
     responder("gone", report(0, 1), answer(2), some, hang_up, collect, report(1, 1))
 
 
+def shared():
+    """Decisions of the target as in `fault`: the end under test, how the channel is made, then steps."""
+    sender, receiver, reporter, responder = range(4)
+    tail, tail_loss, gone, head, fences, armed, drain = range(7)
+    ours, the_peers, spoiled = 0, 2, 3
+
+    def made(role, maker, depth=4, headed=False):
+        """With room for 2^depth records and 8 replies, and answers where there are some."""
+        form = b"" if role in (sender, receiver) else bytes([0 if headed else 1])
+        return bytes([role]) + form + bytes([depth, 3, maker])
+
+    def act(*decisions):
+        return bytes([0]) + bytes(decisions)
+
+    # What the peer does, but for what it publishes; `its` ring is the one that it produces.
+    take, untake, bell = act(5, 7), act(11), act(13)
+    tokens, shut, hang_up, hole = act(10, 3), act(15, 0, 2), act(15, 0, 3), act(14, 0, 0, 255, 31)
+    fd, out_of_band = act(14, 1, 0, 0), act(14, 1, 0, 1)
+
+    def word(which, value, its=True):
+        return act(8, 0 if its else 1, which, value)
+
+    def add(which, number, its=True):
+        return act(8, 0 if its else 1, which, 6, number + 3)
+
+    def number(which, value, its=True):
+        return act(8, 0 if its else 1, which, 3, value)
+
+    def wish(which, value, its=True):
+        return act(12, 0 if its else 1, which, value)
+
+    def slot(at, value, its=True, which=0):
+        return act(9, 0 if its else 1, which, 0, at, value)
+
+    ones, zero, far = 2, 0, 7
+
+    def to_all(role, publish, read, other, extra):
+        """What is tried with each of the four ends: `read` receives, `other` sends, answers or looks."""
+        both = publish + read + other + take + bell + untake + read
+        ways = {
+            "rules": both * 8,
+            "tail_far": both * 2 + word(tail, ones) + read * 3 + other + read,
+            "tail_back": both * 2 + add(tail, -1) + read + other + read,
+            "tail_ahead": both + add(tail, 2) + read * 3 + publish + read * 2,
+            "head_far": both * 2 + word(head, ones, its=False) + (other + read) * 6,
+            "head_back": both * 2 + add(head, -2, its=False) + (other + read) * 6,
+            "own_words": both + word(tail, ones, its=False) + word(head, ones) + both * 2,
+            "loss": both + number(tail_loss, 20) + read + publish + read + number(tail_loss, 20) + read * 2,
+            "gone": publish * 2 + word(gone, 1) + (read + other) * 4 + word(gone, zero) + publish + read,
+            "stray": both + tokens + (read + other) * 4,
+            "claims": (wish(0, 0) + read) * 4 + tokens + read + both + tokens * 2 + read * 3,
+            "drain": (wish(1, 1) + both) * 3 + untake + wish(1, 0, its=False) + other + read,
+            "wishes": (wish(0, 1, its=False) + other + take) * 8 + untake + both,
+            "shut": both + shut + (read + other) * 5,
+            "hang_up": publish + hang_up + (read + other) * 5,
+            "hole": both * 2 + publish + hole + (read + other) * 4,
+            "slot": publish + slot(3, 0x80) + read * 2 + both + publish + slot(7, 0x80) + read * 3 + other,
+            "descriptors": both + fd + read * 2 + other,
+            "out_of_band": both + out_of_band + read * 2 + other,
+        }
+        name = ["sender", "receiver", "reporter", "responder"][role]
+        for index, (way, steps) in enumerate((ways | extra).items()):
+            maker = ours if index % 2 else the_peers
+            write("shared", f"{name}.{way}", made(role, maker, headed=index % 4 > 1) + steps)
+
+    replies = act(1, 1, 3, 1, 5, 1)
+    send, post = bytes([6, 2]), bytes([9])
+    full = bytes([6, 19])
+    losses = full + post * 4 + bytes([14, 0]) + take + post * 2 + bytes([14, 0]) + full + take + full
+    to_all(sender, replies, bytes([11, 11, 11]), send + post + bytes([14, 1]), {"losses": losses})
+
+    events = act(2, 2, 10, 10, 10)
+    wait = bytes([3, 1, 0])
+    busy = bytes([7, 0, 1]) + (events + wait + wait) * 3 + tokens + wait * 3
+    gaps = act(1, 2, 1, 5, 10, 10) + bytes([3, 8]) + act(0, 0, 2, 1) + bytes([3, 8]) + wait
+    to_all(receiver, events, bytes([3, 2]), bytes([6, 4, 7, 1]), {"gaps": gaps * 3, "busy": busy})
+
+    def answers(*which, code=0):
+        return act(0, len(which) - 1) + b"".join(bytes([one, code]) for one in which)
+
+    report, pages, collect = bytes([6, 0, 0]), bytes([6, 2, 1]), bytes([9, 5, 1])
+    detach, expire, drain_device = bytes([13, 0]), bytes([14, 2]), bytes([15, 0])
+    ways = {
+        "answered": (report * 3 + pages + answers(0, 1, 2) + collect) * 4,
+        "twice": report * 2 + answers(0, 0, 1, 1) + collect + answers(0, 1) + collect,
+        "bad_code": report * 2 + answers(0, 1, code=15) + collect * 2,
+        "late": report * 2 + detach + collect + answers(0, 1) + collect + report + drain_device,
+        "made_up": report * 2 + act(0, 0, 15) + words(77) + bytes([0]) + collect,
+        "half_made": pages + expire + collect + report + detach + collect,
+    }
+    to_all(reporter, answers(0), collect, report, ways)
+
+    def group(count, kind=10):
+        return act(0, count - 1) + bytes([0, kind]) * (count - 1) + bytes([1, kind])
+
+    take_one, take_many, respond = bytes([6, 23, 0]), bytes([6, 23, 7, 7]), bytes([11])
+    keep, batch, drop = bytes([14]), bytes([12, 0, 3]), bytes([13])
+    ways = {
+        "answered": (group(3) + take_one + respond + group(1) + take_many + drop + take) * 3,
+        "busy": bytes([15, 0, 1]) + (group(1) + bytes([6, 23, 4]) * 2 + respond) * 3,
+        "by_cookie": (group(2) + take_one + keep + group(1) + take_one + keep + batch + take) * 3,
+        "small_slice": group(4) + bytes([6, 1, 0, 6, 2, 0, 6, 4, 0]) + respond,
+        "unended": act(0, 0, 0, 10) + take_one + hang_up + take_one * 2,
+        "other_device": act(0, 1, 0, 10, 1, 1, 2) + take_one * 2,
+        "no_cookie": group(1) + act(0, 0, 1, 2) + take_one * 3 + respond,
+        "unread_answers": (group(1) + take_one + respond) * 12 + take + group(1) + take_one + drop,
+    }
+    to_all(responder, group(1), take_one, respond + bytes([15, 1]), ways)
+
+    # Offers with one field changed: which, and by how much.
+    for field in range(12):
+        for near in [1, 3]:
+            role = field % 4
+            changed = words(field * 0x01010101 + near) + bytes([near, 7, field])
+            write("shared", f"offer.{field}.{near}", made(role, spoiled) + changed + events + bytes([3, 2, 9, 5]))
+
+
 def main():
     shutil.rmtree(SEEDS, ignore_errors=True)
     log = dict(kernel())
@@ -212,6 +329,7 @@ def main():
     offers()
     netlink(log)
     fault(log)
+    shared()
 
 
 if __name__ == "__main__":

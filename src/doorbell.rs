@@ -143,7 +143,7 @@ impl Waiter {
     /// Notes tokens that were put in for another reason than arming.
     #[inline]
     pub(crate) fn note_tokens(&mut self, count: u32) {
-        self.owned += count;
+        self.owned = self.owned.saturating_add(count);
     }
 
     /// Takes the arming back, so that producers put no token in: the consumer looks by itself.
@@ -160,7 +160,8 @@ impl Waiter {
 
     fn note_claim(&mut self) {
         self.armed = false;
-        self.owned += 1;
+        // A peer may claim for ever without putting a token in.
+        self.owned = self.owned.saturating_add(1);
         self.claims += 1;
     }
 }

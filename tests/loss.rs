@@ -100,3 +100,38 @@ fn batches_against_a_posting_thread_tell_every_loss_once() {
         }
     }
 }
+
+#[test]
+fn loss_in_shared_memory_and_what_is_sent_behind_it_are_told_in_their_order() {
+    const POSTS: u32 = 200_000;
+    for make in [shared, shared_made_by_receiver] {
+        let (tx, mut rx) = make(&Options::new().depth(2));
+        let sender = std::thread::spawn(move || {
+            for data in 0..POSTS {
+                tx.post(notify(0x80, data)).unwrap();
+                if data % 3 == 0 {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        // Longer slices than the queue, so that a batch ends where there is no more.
+        let (mut items, mut told, mut size) = ([Received::default(); 4], 0, 0);
+        loop {
+            size = size % 4 + 1;
+            match rx.recv_batch(&mut items[..size]) {
+                Ok(count) => {
+                    for item in &items[..count] {
+                        told += u64::from(item.lost()) + u64::from(item.record().is_some());
+                        assert!(told <= POSTS.into(), "{item:?} is told where there was no such loss");
+                    }
+                }
+                // Looks again at once, to meet the sender between its steps.
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Closed) => break,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        assert_eq!(told, u64::from(POSTS));
+        sender.join().unwrap();
+    }
+}

@@ -194,14 +194,14 @@ impl<A: MustAnswer> GroupReader<A> {
             match part.first() {
                 Some(first) if cancelled || first.cookie() != cookie => return Err(Violation::GroupNotEnded),
                 Some(first) if !record.is_of_group(first) => return Err(Violation::GroupMixed),
-                // At once, for a slice for the largest group has no room for a page more.
-                Some(_) if part.len() + 1 == self.most && !record.is_last() => {
-                    return Err(Violation::GroupTooLarge);
-                }
                 _ if cookie == 0 => return Err(Violation::ZeroCookie),
                 None if cancelled => {
                     answers.open.cancel(cookie);
                     return Ok(());
+                }
+                // At once, for a slice for the largest group has no room for a page more.
+                _ if part.len() + 1 == self.most && !record.is_last() => {
+                    return Err(Violation::GroupTooLarge);
                 }
                 None => answers.open.check(cookie)?,
                 Some(_) => {}

@@ -196,6 +196,8 @@ pub(crate) struct Rx<T> {
     parks: bool,
     /// This end fences for both sides.
     fences: bool,
+    /// The end was told: nothing comes behind it, whatever the peer goes on to do.
+    ended: bool,
 }
 
 impl<T: Record> Rx<T> {
@@ -210,6 +212,7 @@ impl<T: Record> Rx<T> {
             sleep: Sleep::No,
             parks: false,
             fences: false,
+            ended: false,
         }
     }
 
@@ -222,6 +225,9 @@ impl<T: Record> Rx<T> {
     ) -> Result<(), TryRecvError> {
         if most == 0 {
             return Ok(());
+        }
+        if self.ended {
+            return Err(TryRecvError::Closed);
         }
         self.enter();
         // With more known of than is wanted nothing else matters, and the line that the producer writes with each
@@ -277,6 +283,8 @@ impl<T: Record> Rx<T> {
                 return Err(TryRecvError::PeerViolation(violation));
             }
             if gone {
+                self.port.note_gone();
+                self.ended = true;
                 return Err(TryRecvError::Closed);
             }
             if self.fall_asleep()? && !self.has_news()? {
@@ -482,7 +490,7 @@ impl Watch {
     }
 
     fn wait_told(&self, deadline: Option<Instant>) -> Result<(), DrainError> {
-        let mut interval = Duration::from_micros(50);
+        let (mut interval, mut was_woken) = (Duration::from_micros(50), false);
         loop {
             self.0.drain.want(&self.0.produced);
             if self.is_drained()? {
@@ -493,7 +501,8 @@ impl Watch {
                 return Err(DrainError::Timeout);
             }
             wait_readable(self.as_fd(), deadline).map_err(DrainError::Io)?;
-            if self.0.drain.is_pending(&self.0.produced) {
+            // Once without a pause. A peer that says so again and again, and has not read, is not listened to.
+            if std::mem::replace(&mut was_woken, true) || self.0.drain.is_pending(&self.0.produced) {
                 // What is there is a reply, which is another's to receive, or an earlier word.
                 let until = Instant::now() + interval;
                 let until = deadline.map_or(until, |deadline| deadline.min(until));

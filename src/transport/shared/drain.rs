@@ -90,7 +90,7 @@ impl State {
         // Acquire pairs with the swap in `tell`.
         if self.wanted && produced.drain().load(Ordering::Acquire) == 0 {
             self.wanted = false;
-            self.tokens += 1;
+            self.tokens = self.tokens.saturating_add(1);
         }
     }
 }

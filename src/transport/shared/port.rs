@@ -91,7 +91,7 @@ pub(crate) struct Port {
     pub(super) consumed: Direction,
     /// The consuming side's own index, for who looks from outside.
     pub(super) consumed_head: AtomicU32,
-    /// The peer's socket is closed.
+    /// The peer's socket is closed, or this side has told that the peer is gone.
     hung_up: AtomicBool,
     /// What the peer did wrong.
     broken: OnceLock<Violation>,
@@ -148,6 +148,11 @@ impl Port {
         self.is_peer_gone()
     }
 
+    /// Notes that the peer is gone, also if it takes back that it said so.
+    pub(super) fn note_gone(&self) {
+        self.hung_up.store(true, Ordering::Relaxed);
+    }
+
     /// Notes that the peer broke the protocol: nothing more is sent to it.
     pub(super) fn note_violation(&self, violation: Violation) -> Violation {
         *self.broken.get_or_init(|| violation)
@@ -200,7 +205,13 @@ impl Port {
 
     /// Whether there is a byte in the socket, which stays there. Notes a hang-up.
     pub(super) fn peek(&self) -> bool {
-        self.receive_byte(MsgFlags::MSG_PEEK)
+        self.calls.before_receive();
+        // First as poll sees it: a byte that was sent out of band wakes, and no receive finds it.
+        let is_readable = wait_for(self.as_fd(), PollFlags::POLLIN, Some(Instant::now())).unwrap_or(false);
+        if is_readable {
+            self.receive_byte(MsgFlags::MSG_PEEK);
+        }
+        is_readable && !self.hung_up.load(Ordering::Relaxed)
     }
 
     fn receive_byte(&self, flags: MsgFlags) -> bool {
