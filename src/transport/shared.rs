@@ -230,11 +230,8 @@ impl<T: Record> Rx<T> {
             return Err(TryRecvError::Closed);
         }
         self.enter();
-        // With more known of than is wanted nothing else matters, and the line that the producer writes with each
-        // record is left alone.
-        let outcome = if self.ring.known() as usize > most {
-            self.idle = 0;
-            self.copy_out(most, taken, sink)
+        let outcome = if self.ring.known() as usize >= most {
+            self.take_known(most, taken, sink)
         } else {
             self.take(most, taken, sink)
         };
@@ -245,6 +242,20 @@ impl<T: Record> Rx<T> {
             self.port.note_violation(violation);
         }
         Err(error)
+    }
+
+    /// With as many known of as are wanted nothing else matters, and the line that the producer writes with each
+    /// record is left alone.
+    #[inline]
+    fn take_known(
+        &mut self,
+        most: usize,
+        taken: &mut Taken,
+        sink: &mut impl FnMut(&T) -> Result<(), Violation>,
+    ) -> Result<(), TryRecvError> {
+        self.idle = 0;
+        self.copy_out(most, taken, sink)?;
+        if self.ring.known() == 0 { self.leave_empty() } else { Ok(()) }
     }
 
     fn take(

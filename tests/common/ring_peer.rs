@@ -55,7 +55,7 @@ impl Word {
             Self::TailLoss => 4,
             Self::Gone => 8,
             Self::Head => 128,
-            Self::Fences => 132,
+            Self::Fences => 264,
             Self::Armed => 256,
             Self::Drain => 260,
         }
