@@ -86,7 +86,8 @@ impl Options {
     /// How long a blocking receive looks for records before it sleeps.
     ///
     /// A wake-up costs tens of microseconds where a look at a queue costs nanoseconds. Worth it on a
-    /// processor that has nothing else to do; zero, the default, sleeps at once. On a shared channel a receiver
+    /// processor that has nothing else to do, and only there: who shares one with the sender keeps it from sending.
+    /// Zero, the default, sleeps at once. On a shared channel a receiver
     /// that does so leaves a wake-up in its descriptor that tells the sender to put in no other: behind a receive
     /// that brought something the descriptor may read as readable once with nothing to receive.
     #[must_use]
