@@ -19,6 +19,8 @@ use recordfd::event::{self, Received, Receiver, Sender, SoleSender};
 use recordfd::uapi::{AcpiNotify, Event, FixedText, Record, Sequence};
 
 pub mod fault;
+pub mod storm;
+pub mod way;
 
 pub type Tx = Sender<AcpiNotify>;
 pub type Rx = Receiver<AcpiNotify>;
