@@ -306,8 +306,12 @@ impl<T: Record> Rx<T> {
             return Ok(false);
         }
         if self.port.peek() {
-            // A token is put in after its claim, which is seen now; a byte without a claim is none.
+            // A token is put in after its claim, or after the word of the end, which is seen now; a byte without
+            // either is none.
             self.enter();
+            if self.port.is_peer_gone() {
+                return Ok(true);
+            }
             if self.waiter.owns_none() && !self.port.drain.has_tokens(&self.port.produced) {
                 return Err(TryRecvError::PeerViolation(Violation::StrayToken));
             }
