@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, reason = "compiled into each test")]
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use fork::{Fork, fork, waitpid};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, raise};
 use recordfd::Options;
 use recordfd::event::{self, Received, Receiver, Sender, SoleSender};
 use recordfd::uapi::{AcpiNotify, Event, FixedText, Record, Sequence};
@@ -183,6 +185,35 @@ pub fn dropped_in_a_child<T>(ends: T) -> T {
             assert_eq!(waitpid(child).unwrap(), 0, "the child failed");
             ends
         }
+    }
+}
+
+/// A child that has a copy of everything and goes when it is told to.
+pub struct Inheritor {
+    process: i32,
+    line: UnixStream,
+}
+
+impl Inheritor {
+    pub fn new() -> Self {
+        let (line, mut other) = UnixStream::pair().unwrap();
+        match fork().unwrap() {
+            Fork::Child => {
+                drop(line);
+                // Its end: the parent has said something, or is gone itself.
+                let _ = other.read(&mut [0]);
+                // Nothing is dropped: what closes the descriptors is the end of the process.
+                raise(Signal::SIGKILL).unwrap();
+                unreachable!("it is killed");
+            }
+            Fork::Parent(process) => Self { process, line },
+        }
+    }
+
+    pub fn go(mut self) {
+        self.line.write_all(&[0]).unwrap();
+        // It was killed, which is no exit status.
+        let _ = waitpid(self.process);
     }
 }
 
