@@ -20,7 +20,10 @@ use recordfd::Options;
 use recordfd::event::{self, Received, Receiver, Sender, SoleSender};
 use recordfd::uapi::{AcpiNotify, Event, FixedText, Record, Sequence};
 
+pub mod far;
+pub mod far_fault;
 pub mod fault;
+pub mod line;
 pub mod storm;
 pub mod way;
 
