@@ -14,6 +14,7 @@ use recordfd::uapi::{Format, PageResponse, PgFault};
 use recordfd::{TryRecvError, UnattachedEnd, fd};
 
 use super::far::{Far, Pollable, option};
+use super::fault::Responds;
 use super::line::{Line, Wire};
 
 /// Makes a channel whose responder is here or there.
@@ -316,6 +317,18 @@ impl AnyResponder {
             Self::Here(responder) => responder.received(),
             Self::There(far) => far.call("received", ()),
         }
+    }
+}
+
+impl Responds for AnyResponder {
+    type Group = AnyGroup;
+    fn next_group(&mut self, pages: &mut [PgFault]) -> Result<(Self::Group, Range<usize>), TryRecvError> {
+        let group = self.try_recv_group(pages)?;
+        let range = group.range();
+        Ok((group, range))
+    }
+    fn next_cancelled(&self) -> Option<u32> {
+        self.next_cancelled()
     }
 }
 
