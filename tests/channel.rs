@@ -5,7 +5,7 @@ mod common;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::far::{AnyRx, MakeAny, readable, wait_readable};
+use common::far::{MakeAny, readable, wait_readable};
 use common::*;
 use recordfd::event::Received;
 use recordfd::uapi::{AcpiNotify, AcpiOst, Sequence};
@@ -25,10 +25,7 @@ macro_rules! on_every_transport {
     };
     (@module $(#[$cfg:meta])? $name:ident, here($make:ident), $($test:ident),*) => {
         on_every_transport! {
-            @module $(#[$cfg])? $name, |options| {
-                let (tx, rx) = super::common::$make(options);
-                (tx, super::AnyRx::Here(rx))
-            }, $($test),*
+            @module $(#[$cfg])? $name, |options| here(super::common::$make(options)), $($test),*
         }
     };
     (@module $(#[$cfg:meta])? $name:ident, $make:expr, $($test:ident),*) => {

@@ -19,6 +19,23 @@ use super::{Rx, Tx, far_fault, finish, in_child, spawn_child};
 /// Makes a channel whose receiver is here or there.
 pub type MakeAny = fn(&Options) -> (Tx, AnyRx);
 
+/// Both ends in this process.
+pub fn here((tx, rx): (Tx, Rx)) -> (Tx, AnyRx) {
+    (tx, AnyRx::Here(rx))
+}
+
+/// Every way to make one.
+pub const EVERY_MAKE_ANY: &[MakeAny] = &[
+    #[cfg(feature = "local")]
+    |options| here(super::local(options)),
+    |options| here(super::socket(options)),
+    |options| here(super::socket_made_by_receiver(options)),
+    |options| here(super::shared(options)),
+    |options| here(super::shared_made_by_receiver(options)),
+    shared_to_far_receiver,
+    shared_made_by_far_receiver,
+];
+
 /// In shared memory, to a receiver in another process; the sender's side makes the channel.
 pub fn shared_to_far_receiver(options: &Options) -> (Tx, AnyRx) {
     let far = Far::start("receive", ());
@@ -114,7 +131,10 @@ fn serve(line: &Line, mut rx: Rx) {
                 TrySendError::Closed(_) => TrySendError::Closed(()),
                 other => panic!("{other:?}"),
             })),
-            "set_busy_poll" => line.send(rx.set_busy_poll(Wire::take(arguments))),
+            "set_busy_poll" => {
+                rx.set_busy_poll(Wire::take(arguments));
+                line.send(());
+            }
             "counters" => line.send(rx.counters()),
             "readable" => line.send(super::readable(&rx)),
             "wait_readable" => line.send(super::wait_readable(&rx)),
@@ -124,6 +144,7 @@ fn serve(line: &Line, mut rx: Rx) {
 }
 
 /// A receiver, here or there.
+#[allow(clippy::large_enum_variant, reason = "a test has one or two")]
 pub enum AnyRx {
     Here(Rx),
     There(Far),
