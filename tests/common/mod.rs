@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "no single test uses all of it")]
 #![allow(unreachable_pub, reason = "compiled into each test")]
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -239,13 +240,15 @@ pub fn finish(child: Child) {
 /// Runs the test `name` of this binary again as a child process with `stdin`; [`in_child`] says true
 /// there.
 pub fn spawn_child(name: &str, stdin: OwnedFd) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env("RECORDFD_TEST_CHILD", "1")
-        .stdin(Stdio::from(stdin))
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
+    child_command(std::env::current_exe().unwrap(), name, stdin).spawn().unwrap()
+}
+
+/// What starts `test_binary` as such a child.
+pub fn child_command(test_binary: impl AsRef<OsStr>, name: &str, stdin: OwnedFd) -> Command {
+    let mut command = Command::new(test_binary);
+    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env("RECORDFD_TEST_CHILD", "1");
+    command.stdin(Stdio::from(stdin)).stdout(Stdio::piped());
+    command
 }
 
 /// Whether this is the process that [`spawn_child`] started.
