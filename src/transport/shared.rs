@@ -447,7 +447,7 @@ impl Watch {
                 return Err(DrainError::Timeout);
             }
             wait_readable(self.as_fd(), deadline).map_err(DrainError::Io)?;
-            if self.0.drain.is_pending(&self.0.produced) {
+            if self.0.drain.is_pending(&self.0.produced) && !self.is_drained()? {
                 // What is there is a reply, which is another's to receive, or an earlier word.
                 let until = Instant::now() + interval;
                 let until = deadline.map_or(until, |deadline| deadline.min(until));
