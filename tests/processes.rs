@@ -179,7 +179,13 @@ fn waiting_for_drained_ends_when_the_receiver_is_killed(way: Way) {
     let (tx, mut child) =
         way.receiving_child("waiting_for_drained_ends_when_the_receiver_is_killed", &options());
     (0..3).for_each(|data| tx.try_send(notify(0x80, data)).unwrap());
-    assert!(matches!(soon(move || tx.wait_drained(None)), Err(DrainError::Closed)));
+    let waiters = [(); 3].map(|()| {
+        let tx = tx.clone();
+        thread::spawn(move || tx.wait_drained(None))
+    });
+    for waiter in waiters {
+        assert!(matches!(soon(move || waiter.join().unwrap()), Err(DrainError::Closed)));
+    }
     child.wait().unwrap();
 }
 
