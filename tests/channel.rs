@@ -5,31 +5,42 @@ mod common;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::far::{MakeAny, readable, wait_readable};
 use common::*;
 use recordfd::event::Received;
 use recordfd::uapi::{AcpiNotify, AcpiOst, Sequence};
 use recordfd::{DrainError, Options, TryRecvError, TrySendError};
 
-/// Expands to one module for each transport, with every test in it.
+/// Expands to one module for each transport, with every test in it; in the last two the receiver is in another
+/// process.
 macro_rules! on_every_transport {
     ($($test:ident),* $(,)?) => {
-        on_every_transport! { @module local, common::local, #[cfg(feature = "local")], $($test),* }
-        on_every_transport! { @module socket, common::socket, , $($test),* }
+        on_every_transport! { @module #[cfg(feature = "local")] local, here(local), $($test),* }
+        on_every_transport! { @module socket, here(socket), $($test),* }
+        on_every_transport! { @module socket_made_by_receiver, here(socket_made_by_receiver), $($test),* }
+        on_every_transport! { @module shared, here(shared), $($test),* }
+        on_every_transport! { @module shared_made_by_receiver, here(shared_made_by_receiver), $($test),* }
+        on_every_transport! { @module shared_to_far_receiver, shared_to_far_receiver, $($test),* }
+        on_every_transport! { @module shared_made_by_far_receiver, shared_made_by_far_receiver, $($test),* }
+    };
+    (@module $(#[$cfg:meta])? $name:ident, here($make:ident), $($test:ident),*) => {
         on_every_transport! {
-            @module socket_made_by_receiver, common::socket_made_by_receiver, , $($test),*
-        }
-        on_every_transport! { @module shared, common::shared, , $($test),* }
-        on_every_transport! {
-            @module shared_made_by_receiver, common::shared_made_by_receiver, , $($test),*
+            @module $(#[$cfg])? $name, |options| here(super::common::$make(options)), $($test),*
         }
     };
-    (@module $name:ident, $make:path, $(#[$cfg:meta])?, $($test:ident),*) => {
+    (@module $(#[$cfg:meta])? $name:ident, $make:expr, $($test:ident),*) => {
         $(#[$cfg])?
         mod $name {
-            use super::common;
+            #[allow(unused_imports, reason = "not by every module")]
+            use super::common::far::*;
             $(#[test] fn $test() { super::$test($make); })*
         }
     };
+}
+
+#[test]
+fn far_end() {
+    common::far::far_end();
 }
 
 on_every_transport! {
@@ -69,7 +80,7 @@ fn fill(tx: &Tx) -> u32 {
     accepted.unwrap()
 }
 
-fn records_come_in_order_and_zero_is_a_value(make: Make) {
+fn records_come_in_order_and_zero_is_a_value(make: MakeAny) {
     let (tx, mut rx) = make(&options(64));
     // What an eventfd cannot carry: 0 alone, the same value twice, one value right after another.
     let sent = [0x00, 0x80, 0x80, 0x80, 0x81, 0x00];
@@ -84,7 +95,7 @@ fn records_come_in_order_and_zero_is_a_value(make: Make) {
     assert!(matches!(rx.try_recv(), Err(TryRecvError::Empty)));
 }
 
-fn empty_is_not_closed(make: Make) {
+fn empty_is_not_closed(make: MakeAny) {
     let (tx, mut rx) = make(&options(64));
     for _ in 0..3 {
         assert!(matches!(rx.try_recv(), Err(TryRecvError::Empty)));
@@ -97,7 +108,7 @@ fn empty_is_not_closed(make: Make) {
     }
 }
 
-fn closed_comes_after_the_last_record(make: Make) {
+fn closed_comes_after_the_last_record(make: MakeAny) {
     let (tx, mut rx) = make(&options(64));
     (0..5).for_each(|data| tx.try_send(notify(0x80, data)).unwrap());
     let other = tx.clone();
@@ -111,7 +122,7 @@ fn closed_comes_after_the_last_record(make: Make) {
     assert!(matches!(rx.recv(), Err(TryRecvError::Closed)));
 }
 
-fn full_gives_the_record_back_and_room_comes_with_reading(make: Make) {
+fn full_gives_the_record_back_and_room_comes_with_reading(make: MakeAny) {
     let (tx, mut rx) = make(&options(16));
     let accepted = fill(&tx);
     let refused = notify(0x81, 999);
@@ -129,7 +140,7 @@ fn full_gives_the_record_back_and_room_comes_with_reading(make: Make) {
     }
 }
 
-fn capacity_is_the_truth(make: Make) {
+fn capacity_is_the_truth(make: MakeAny) {
     for depth in [2, 3, 7, 64, 250] {
         let (tx, _rx) = make(&options(depth));
         let capacity = tx.capacity() as u32;
@@ -138,7 +149,7 @@ fn capacity_is_the_truth(make: Make) {
     }
 }
 
-fn sender_learns_that_the_receiver_is_gone(make: Make) {
+fn sender_learns_that_the_receiver_is_gone(make: MakeAny) {
     let (tx, rx) = make(&options(16));
     tx.try_send(notify(0x80, 0)).unwrap();
     assert!(!tx.is_closed());
@@ -156,7 +167,7 @@ fn sender_learns_that_the_receiver_is_gone(make: Make) {
     assert!(matches!(tx.wait_drained(None), Err(DrainError::Closed)));
 }
 
-fn posted_loss_in_the_middle_comes_with_the_next_record(make: Make) {
+fn posted_loss_in_the_middle_comes_with_the_next_record(make: MakeAny) {
     let (tx, mut rx) = make(&options(4));
     (0..7).for_each(|data| tx.post(notify(0x80, data)).unwrap());
     assert_eq!(summary(rx.try_recv().unwrap()), (0, Some(0)));
@@ -169,7 +180,7 @@ fn posted_loss_in_the_middle_comes_with_the_next_record(make: Make) {
     assert!(!readable(&rx));
 }
 
-fn posted_loss_at_the_end_comes_as_a_notice(make: Make) {
+fn posted_loss_at_the_end_comes_as_a_notice(make: MakeAny) {
     let (tx, mut rx) = make(&options(4));
     (0..7).for_each(|data| tx.post(notify(0x80, data)).unwrap());
     for data in 0..4 {
@@ -184,7 +195,7 @@ fn posted_loss_at_the_end_comes_as_a_notice(make: Make) {
     assert_eq!(summary(rx.try_recv().unwrap()), (0, Some(7)), "the loss was told already");
 }
 
-fn posted_loss_before_the_drop_comes_before_closed(make: Make) {
+fn posted_loss_before_the_drop_comes_before_closed(make: MakeAny) {
     let (tx, mut rx) = make(&options(4));
     (0..9).for_each(|data| tx.post(notify(0x80, data)).unwrap());
     drop(tx);
@@ -195,7 +206,7 @@ fn posted_loss_before_the_drop_comes_before_closed(make: Make) {
     assert!(matches!(rx.try_recv(), Err(TryRecvError::Closed)));
 }
 
-fn loss_notice_is_not_repeated(make: Make) {
+fn loss_notice_is_not_repeated(make: MakeAny) {
     let (tx, mut rx) = make(&options(2));
     for round in 0..3 {
         (0..4).for_each(|data| tx.post(notify(0x80, data)).unwrap());
@@ -209,7 +220,7 @@ fn loss_notice_is_not_repeated(make: Make) {
     assert_eq!((tx.counters().dropped, rx.counters().dropped), (6, 6));
 }
 
-fn descriptor_is_readable_for_one_record_per_wake_up(make: Make) {
+fn descriptor_is_readable_for_one_record_per_wake_up(make: MakeAny) {
     let (tx, mut rx) = make(&options(16));
     for round in 0..50 {
         let burst = round % 5 + 1;
@@ -222,7 +233,7 @@ fn descriptor_is_readable_for_one_record_per_wake_up(make: Make) {
     }
 }
 
-fn batch_is_one_wake_up(make: Make) {
+fn batch_is_one_wake_up(make: MakeAny) {
     let (tx, mut rx) = make(&options(256));
     let records: Vec<_> = (0..64).map(|data| notify(0x80, data)).collect();
     assert_eq!(tx.send_batch(&records).unwrap(), 64);
@@ -235,7 +246,7 @@ fn batch_is_one_wake_up(make: Make) {
     assert!(tx.counters().wake_ups <= 1);
 }
 
-fn short_batch_is_counted_and_the_rest_can_follow(make: Make) {
+fn short_batch_is_counted_and_the_rest_can_follow(make: MakeAny) {
     let (tx, mut rx) = make(&options(8));
     let records: Vec<_> = (0..1000).map(|data| notify(0x80, data)).collect();
     let mut sent = tx.send_batch(&records).unwrap();
@@ -256,7 +267,7 @@ fn short_batch_is_counted_and_the_rest_can_follow(make: Make) {
     assert_eq!(rx.counters().received, 1000);
 }
 
-fn batch_into_a_longer_slice_takes_what_is_there(make: Make) {
+fn batch_into_a_longer_slice_takes_what_is_there(make: MakeAny) {
     let (tx, mut rx) = make(&options(4));
     (0..6).for_each(|data| tx.post(notify(0x80, data)).unwrap());
     drop(tx);
@@ -267,7 +278,7 @@ fn batch_into_a_longer_slice_takes_what_is_there(make: Make) {
     assert!(matches!(rx.recv_batch(&mut items), Err(TryRecvError::Closed)));
 }
 
-fn empty_slices_are_no_error(make: Make) {
+fn empty_slices_are_no_error(make: MakeAny) {
     let (tx, mut rx) = make(&options(4));
     assert_eq!(tx.send_batch(&[]).unwrap(), 0);
     assert_eq!(rx.recv_batch(&mut []).unwrap(), 0);
@@ -276,7 +287,7 @@ fn empty_slices_are_no_error(make: Make) {
     assert!(readable(&rx));
 }
 
-fn blocking_receive_waits_and_times_out(make: Make) {
+fn blocking_receive_waits_and_times_out(make: MakeAny) {
     let (tx, mut rx) = make(&options(4));
     let began = Instant::now();
     assert!(matches!(rx.recv_timeout(Duration::from_millis(30)), Err(TryRecvError::Empty)));
@@ -292,7 +303,7 @@ fn blocking_receive_waits_and_times_out(make: Make) {
     assert!(rx.counters().wake_ups >= 1);
 }
 
-fn busy_poll_finds_records_and_leaves_the_descriptor_right(make: Make) {
+fn busy_poll_finds_records_and_leaves_the_descriptor_right(make: MakeAny) {
     let (tx, mut rx) = make(&options(64));
     rx.set_busy_poll(Duration::from_millis(2));
     let sender = thread::spawn(move || {
@@ -324,7 +335,7 @@ fn busy_poll_finds_records_and_leaves_the_descriptor_right(make: Make) {
     sender.join().unwrap();
 }
 
-fn replies_come_back_in_order_any_number_per_cookie(make: Make) {
+fn replies_come_back_in_order_any_number_per_cookie(make: MakeAny) {
     let (tx, mut rx) = make(&options(16));
     assert!(matches!(tx.try_recv_reply(), Err(TryRecvError::Empty)));
     assert!(!readable(&tx));
@@ -345,7 +356,7 @@ fn replies_come_back_in_order_any_number_per_cookie(make: Make) {
     assert_eq!(tx.counters().replies, 4);
 }
 
-fn replies_have_a_bound(make: Make) {
+fn replies_have_a_bound(make: MakeAny) {
     let (tx, mut rx) = make(&options(16).reply_depth(8));
     let refused = (0..100_000).find(|status| rx.reply(AcpiOst::new(1, 0, *status)).is_err());
     let accepted = refused.expect("a sender that reads no replies does not take memory without end");
@@ -357,7 +368,7 @@ fn replies_have_a_bound(make: Make) {
     rx.reply(AcpiOst::new(9, 9, 9)).unwrap();
 }
 
-fn drained_means_read(make: Make) {
+fn drained_means_read(make: MakeAny) {
     let (tx, mut rx) = make(&options(16));
     assert!(tx.is_drained().unwrap());
     (0..3).for_each(|data| tx.try_send(notify(0x80, data)).unwrap());
@@ -369,7 +380,7 @@ fn drained_means_read(make: Make) {
     tx.wait_drained(Some(Duration::ZERO)).unwrap();
 }
 
-fn waiting_for_drained_wakes_up_and_times_out(make: Make) {
+fn waiting_for_drained_wakes_up_and_times_out(make: MakeAny) {
     let (tx, mut rx) = make(&options(16));
     tx.try_send(notify(0x80, 0)).unwrap();
     let timeout = Some(Duration::from_millis(20));
@@ -390,7 +401,7 @@ fn waiting_for_drained_wakes_up_and_times_out(make: Make) {
     assert!(matches!(waiter.join().unwrap(), Err(DrainError::Closed)));
 }
 
-fn many_senders_keep_one_order(make: Make) {
+fn many_senders_keep_one_order(make: MakeAny) {
     const EACH: u32 = 20_000;
     let (tx, mut rx) = make(&options(128));
     let threads: Vec<_> = (0..4)
@@ -433,7 +444,7 @@ fn many_senders_keep_one_order(make: Make) {
     assert_eq!(next, [EACH; 4]);
 }
 
-fn counters_add_up(make: Make) {
+fn counters_add_up(make: MakeAny) {
     let (tx, mut rx) = make(&options(4));
     (0..10).for_each(|data| tx.post(notify(0x80, data)).unwrap());
     let sent = tx.counters().sent;
@@ -446,7 +457,7 @@ fn counters_add_up(make: Make) {
     assert!((4..=5).contains(&counters.high_water), "{counters:?}");
 }
 
-fn sequence_numbers_are_the_channels_business(make: Make) {
+fn sequence_numbers_are_the_channels_business(make: MakeAny) {
     let (tx, mut rx) = make(&options(4));
     for number in 0..1000 {
         tx.try_send(notify(0x80, 0)).unwrap();

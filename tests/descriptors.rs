@@ -2,16 +2,18 @@
 
 mod common;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use common::*;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use recordfd::event::{self, Receiver, Sender};
+use recordfd::event::{self, Receiver, Sender, SoleSender};
+use recordfd::fault::{self, FaultReporter, FaultResponder};
 use recordfd::uapi::{AcpiNotify, AcpiOst, ChannelInfo, Format, RecordError, Transport};
 use recordfd::{Error, Options, UnattachedEnd, fd};
 
@@ -116,6 +118,70 @@ fn every_descriptor_is_close_on_exec() {
     }
 }
 
+/// How many descriptors this process has open, and how many of those are not close-on-exec.
+fn open_and_inheritable() -> (usize, usize) {
+    let entries: Vec<_> =
+        fs::read_dir("/proc/self/fdinfo").unwrap().map(|entry| entry.unwrap().path()).collect();
+    // The one that the list was read by is closed.
+    let infos: Vec<_> = entries.iter().filter_map(|path| fs::read_to_string(path).ok()).collect();
+    let flags = infos.iter().filter_map(|info| {
+        let line = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        i32::from_str_radix(line.trim(), 8).ok()
+    });
+    (infos.len(), flags.filter(|flags| flags & OFlag::O_CLOEXEC.bits() == 0).count())
+}
+
+/// A shared channel is a socket at each end; its memory needs no descriptor once both are attached.
+#[test]
+fn shared_ends_hold_one_descriptor_each_all_close_on_exec() {
+    in_own_process("shared_ends_hold_one_descriptor_each_all_close_on_exec", || {
+        let (before, inheritable) = open_and_inheritable();
+        let holds = |count: usize| assert_eq!(open_and_inheritable(), (before + count, inheritable));
+        let (mut tx, end) = event::shared::<AcpiNotify>(&Options::new()).unwrap();
+        holds(2);
+        let mut rx = Rx::from_shared(end.into()).unwrap();
+        holds(2);
+        // Whatever they do.
+        tx.use_asymmetric_fence().unwrap();
+        rx.use_asymmetric_fence().unwrap();
+        rx.set_busy_poll(Duration::from_micros(50));
+        tx.try_send(notify(0x80, 0)).unwrap();
+        rx.recv().unwrap();
+        tx.wait_drained(None).unwrap();
+        let tx = tx.into_shared();
+        assert_connected(&tx, &mut rx);
+        holds(2);
+        drop(tx);
+        holds(1);
+        drop(rx);
+        holds(0);
+        let (rx, end) = event::shared_receiver::<AcpiNotify>(&Options::new()).unwrap();
+        holds(2);
+        let end = OwnedFd::from(end);
+        fcntl(&end, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+        assert_eq!(open_and_inheritable(), (before + 2, inheritable + 1));
+        let tx = SoleSender::<AcpiNotify>::from_shared(end).unwrap();
+        holds(2);
+        drop((tx, rx));
+
+        let options = fault::Options::new();
+        let (reporter, end) = fault::shared(&options).unwrap();
+        let mut responder = FaultResponder::from_shared(end.into()).unwrap();
+        holds(2);
+        common::fault::publish(&reporter, common::fault::page(1, 0));
+        let (group, _) = common::fault::receive(&mut responder);
+        drop(responder);
+        holds(2);
+        drop(group);
+        holds(1);
+        drop(reporter);
+        holds(0);
+        let (responder, end) = fault::shared_responder(&options).unwrap();
+        drop((FaultReporter::from_shared(end.into(), &options).unwrap(), responder));
+        holds(0);
+    });
+}
+
 #[test]
 fn of_several_descriptors_the_first_is_kept_and_the_rest_closed() {
     in_own_process("of_several_descriptors_the_first_is_kept_and_the_rest_closed", || {
@@ -208,6 +274,28 @@ fn full_table_is_told_and_leaks_nothing() {
             assert_eq!(open_descriptors(), before);
         }
         with_room(2, &mut || drop(event::socket::<AcpiNotify>(&options).unwrap()));
+        // One in shared memory takes a third one meanwhile, and attaching it one.
+        for room in [0, 1, 2] {
+            let mut errors = Vec::new();
+            with_room(room, &mut || {
+                errors.extend(event::shared::<AcpiNotify>(&options).err());
+                errors.extend(event::shared_receiver::<AcpiNotify>(&options).err());
+                errors.extend(fault::shared(&fault::Options::new()).err());
+                errors.extend(fault::shared_responder(&fault::Options::new()).err());
+            });
+            assert_eq!(errors.iter().map(Error::errno).collect::<Vec<_>>(), [24; 4]);
+            assert_eq!(open_descriptors(), before);
+        }
+        with_room(3, &mut || drop(event::shared::<AcpiNotify>(&options).unwrap()));
+        let (tx, end) = event::shared::<AcpiNotify>(&options).unwrap();
+        let mut end = Some(end);
+        with_room(0, &mut || {
+            let error = Rx::from_shared(end.take().unwrap().into()).unwrap_err();
+            assert!(matches!(error, Error::DescriptorsCutOff), "{error:?}");
+        });
+        assert_eq!(open_descriptors(), before + 1);
+        drop(tx);
+        assert_eq!(open_descriptors(), before);
     });
 }
 
@@ -244,6 +332,10 @@ fn dropped_channels_leave_no_descriptor_behind() {
             assert_eq!(open_descriptors(), before);
         }
         let (tx, end) = event::socket::<AcpiNotify>(&Options::new()).unwrap();
+        drop((tx, OwnedFd::from(end)));
+        assert_eq!(open_descriptors(), before);
+        // With its memory on its way in it.
+        let (tx, end) = event::shared::<AcpiNotify>(&Options::new()).unwrap();
         drop((tx, OwnedFd::from(end)));
         assert_eq!(open_descriptors(), before);
     });

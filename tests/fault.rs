@@ -6,18 +6,21 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::far::{readable, wait_readable};
+use common::far_fault::{AnyGroup, MakeAnyFault};
 use common::fault::*;
-use common::{SOON, readable, until, wait_readable};
+use common::{SOON, until};
 use recordfd::TryRecvError;
 use recordfd::fault::{
-    Cause, FaultCompletion, FaultGroup, FaultReporter, FaultReporterCounters, FaultRequest, Options,
-    ReportError, Reported, RespondError, ResponseCode,
+    Cause, FaultCompletion, FaultReporter, FaultReporterCounters, FaultRequest, Options, ReportError,
+    Reported, RespondError, ResponseCode,
 };
 use recordfd::uapi::{PageResponseCode, PgFault, PgFaultFlags, PgFaultPerm};
 
 use ResponseCode::{Invalid, Success};
 
 on_every_transport! {
+    here_and_far
     answer_completes_its_group_with_its_code
     groups_arrive_whole_in_the_order_of_their_last_pages
     page_arrives_as_it_was_reported
@@ -43,7 +46,7 @@ fn causes(reporter: &FaultReporter) -> Vec<Cause> {
     collect(reporter).iter().map(|completion| completion.cause).collect()
 }
 
-fn answer_completes_its_group_with_its_code(make: MakeFault) {
+fn answer_completes_its_group_with_its_code(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let first = publish(&reporter, page(1, 3));
     let second = publish(&reporter, page(1, 3));
@@ -60,7 +63,7 @@ fn answer_completes_its_group_with_its_code(make: MakeFault) {
     assert!(!readable(&reporter));
 }
 
-fn groups_arrive_whole_in_the_order_of_their_last_pages(make: MakeFault) {
+fn groups_arrive_whole_in_the_order_of_their_last_pages(make: MakeAnyFault) {
     const MOST: u32 = 40;
     let (reporter, mut responder) = make(&Options::new().depth(1024).per_device(1024).max_group(MOST));
     let mut published = Vec::new();
@@ -91,7 +94,7 @@ fn groups_arrive_whole_in_the_order_of_their_last_pages(make: MakeFault) {
     assert_eq!(causes(&reporter), [Cause::Answered; 2 * MOST as usize]);
 }
 
-fn page_arrives_as_it_was_reported(make: MakeFault) {
+fn page_arrives_as_it_was_reported(make: MakeAnyFault) {
     use PgFaultPerm as P;
     let (reporter, mut responder) = make(&Options::new());
     let request = |pasid, prg_index, perm, addr, length| FaultRequest {
@@ -134,7 +137,7 @@ fn page_arrives_as_it_was_reported(make: MakeFault) {
     }
 }
 
-fn half_made_groups_do_not_mix(make: MakeFault) {
+fn half_made_groups_do_not_mix(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new().max_group(8));
     // Of each pair of neighbours one thing alone is different.
     let keys = [(1, None, 3), (1, Some(0), 3), (1, Some(1), 3), (1, Some(1), 4), (2, Some(1), 4)];
@@ -166,7 +169,7 @@ fn half_made_groups_do_not_mix(make: MakeFault) {
     assert_eq!(reporter.counters().half_made, 0);
 }
 
-fn open_groups_of_one_index_are_told_apart(make: MakeFault) {
+fn open_groups_of_one_index_are_told_apart(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let published: Vec<_> = (0..4).map(|_| publish(&reporter, page(1, 3))).collect();
     let mut groups: Vec<_> = (0..4).map(|_| receive(&mut responder).0).collect();
@@ -179,13 +182,13 @@ fn open_groups_of_one_index_are_told_apart(make: MakeFault) {
     assert_eq!(ended(&reporter), [(published[0], Success, Cause::Answered)]);
 }
 
-fn answers_are_taken_in_any_order_from_any_thread(make: MakeFault) {
+fn answers_are_taken_in_any_order_from_any_thread(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let published: Vec<_> = (0..24).map(|index| publish(&reporter, page(1, index))).collect();
     let mut groups: Vec<_> = (0..24).map(|_| receive(&mut responder).0).collect();
     groups.reverse();
     let (odd, even): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| group.cookie() % 2 == 1);
-    let answer = |groups: Vec<FaultGroup>, code| {
+    let answer = |groups: Vec<AnyGroup>, code| {
         thread::spawn(move || groups.into_iter().for_each(|group| group.respond(code).unwrap()))
     };
     for thread in [answer(odd, Success), answer(even, Invalid)] {
@@ -199,7 +202,7 @@ fn answers_are_taken_in_any_order_from_any_thread(make: MakeFault) {
     }
 }
 
-fn group_outlives_its_responder_and_is_answered(make: MakeFault) {
+fn group_outlives_its_responder_and_is_answered(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let cookie = publish(&reporter, page(1, 3));
     let (group, _) = receive(&mut responder);
@@ -211,7 +214,7 @@ fn group_outlives_its_responder_and_is_answered(make: MakeFault) {
     assert!(until(|| reporter.is_closed()));
 }
 
-fn dropped_group_is_answered_invalid(make: MakeFault) {
+fn dropped_group_is_answered_invalid(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let cookies = [0, 1].map(|index| publish(&reporter, page(1, index)));
     drop(receive(&mut responder));
@@ -221,7 +224,7 @@ fn dropped_group_is_answered_invalid(make: MakeFault) {
     assert_eq!(responder.open_cookies(), []);
 }
 
-fn group_given_up_for_its_cookie_is_answered_by_it(make: MakeFault) {
+fn group_given_up_for_its_cookie_is_answered_by_it(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let cookie = publish(&reporter, page(1, 3));
     let kept = receive(&mut responder).0.into_cookie();
@@ -236,7 +239,7 @@ fn group_given_up_for_its_cookie_is_answered_by_it(make: MakeFault) {
     assert_eq!(ended(&reporter), [(cookie, Success, Cause::Answered)]);
 }
 
-fn completion_names_its_group(make: MakeFault) {
+fn completion_names_its_group(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let request = FaultRequest { pasid: None, ..page(7, 300) };
     let cookie = publish(&reporter, request);
@@ -254,7 +257,7 @@ fn completion_names_its_group(make: MakeFault) {
     assert_eq!(collect(&reporter), [completion]);
 }
 
-fn gone_reporter_leaves_its_groups_and_then_closed(make: MakeFault) {
+fn gone_reporter_leaves_its_groups_and_then_closed(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     publish(&reporter, page(1, 0));
     let (open, _) = receive(&mut responder);
@@ -278,7 +281,7 @@ fn gone_reporter_leaves_its_groups_and_then_closed(make: MakeFault) {
     }
 }
 
-fn gone_responder_leaves_its_answers_and_everything_else_hung_up(make: MakeFault) {
+fn gone_responder_leaves_its_answers_and_everything_else_hung_up(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let cookies: Vec<_> = (0..6).map(|index| publish(&reporter, page(1, index))).collect();
     let mut groups: Vec<_> = (0..4).map(|_| receive(&mut responder).0).collect();
@@ -310,7 +313,7 @@ fn gone_responder_leaves_its_answers_and_everything_else_hung_up(make: MakeFault
     assert_eq!((refused.errno(), refused.into_inner()), (32, page(1, 9)));
 }
 
-fn groups_of_a_gone_responder_hang_up_with_the_last_token(make: MakeFault) {
+fn groups_of_a_gone_responder_hang_up_with_the_last_token(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let cookies = [0, 1].map(|index| publish(&reporter, page(1, index)));
     let (group, _) = receive(&mut responder);
@@ -322,7 +325,7 @@ fn groups_of_a_gone_responder_hang_up_with_the_last_token(make: MakeFault) {
     assert_eq!(ended(&reporter), first_answered);
 }
 
-fn nothing_completes_behind_closed(make: MakeFault) {
+fn nothing_completes_behind_closed(make: MakeAnyFault) {
     let age = Duration::from_secs(3600);
     let (reporter, responder) = make(&Options::new().half_made_age(age));
     let cookie = publish(&reporter, page(1, 0));
@@ -344,7 +347,7 @@ fn nothing_completes_behind_closed(make: MakeFault) {
     reporter.drain(1, Duration::ZERO).unwrap();
 }
 
-fn channel_lives_as_long_as_one_clone_of_the_reporter(make: MakeFault) {
+fn channel_lives_as_long_as_one_clone_of_the_reporter(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let clone = reporter.clone();
     drop(reporter);
@@ -358,7 +361,7 @@ fn channel_lives_as_long_as_one_clone_of_the_reporter(make: MakeFault) {
     assert!(matches!(closed, Err(TryRecvError::Closed)), "{closed:?}");
 }
 
-fn open_cookies_are_those_received_and_not_answered(make: MakeFault) {
+fn open_cookies_are_those_received_and_not_answered(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let cookies: Vec<_> = (0..5).map(|index| publish(&reporter, page(1, index))).collect();
     assert_eq!(responder.open_cookies(), [], "none is received");
@@ -372,7 +375,7 @@ fn open_cookies_are_those_received_and_not_answered(make: MakeFault) {
     assert_eq!((kept, responder.received()), (cookies[2], 4));
 }
 
-fn counters_tell_what_happened(make: MakeFault) {
+fn counters_tell_what_happened(make: MakeAnyFault) {
     let deadline = Duration::from_secs(3600);
     let (reporter, mut responder) = make(&Options::new().deadline(deadline).half_made_age(deadline));
     assert_eq!(reporter.counters(), FaultReporterCounters::default());
@@ -418,7 +421,7 @@ fn counters_tell_what_happened(make: MakeFault) {
     assert_eq!(reporter.counters(), expected);
 }
 
-fn busy_channel_completes_every_group_once(make: MakeFault) {
+fn busy_channel_completes_every_group_once(make: MakeAnyFault) {
     const EACH: u32 = 1500;
     let (reporter, mut responder) = make(&Options::new().depth(64).max_group(4));
     let (done, answered) = mpsc::channel();

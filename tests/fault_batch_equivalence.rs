@@ -4,10 +4,11 @@ mod common;
 
 use std::time::{Duration, Instant};
 
+use common::far_fault::*;
 use common::fault::*;
 use recordfd::fault::{
-    Cause, FaultCompletion, FaultGroup, FaultReporter, FaultReporterCounters, FaultRequest, FaultResponder,
-    Options, ReportError, ResponseCode,
+    Cause, FaultCompletion, FaultReporter, FaultReporterCounters, FaultRequest, Options, ReportError,
+    ResponseCode,
 };
 use recordfd::uapi::{Format, PgFault};
 
@@ -62,12 +63,12 @@ fn without_cookie(page: &PgFault) -> PgFault {
 /// A channel and what its responder holds.
 struct Channel {
     reporter: FaultReporter,
-    responder: FaultResponder,
-    held: Vec<FaultGroup>,
+    responder: AnyResponder,
+    held: Vec<AnyGroup>,
 }
 
 impl Channel {
-    fn new(make: MakeFault, options: &Options) -> Self {
+    fn new(make: MakeAnyFault, options: &Options) -> Self {
         let (reporter, responder) = make(options);
         Self { reporter, responder, held: Vec::new() }
     }
@@ -151,7 +152,7 @@ impl Twins {
 }
 
 /// Random rounds with options that `options` chooses.
-fn same_as_one_by_one(make: MakeFault, rounds: u64, options: impl Fn(&mut Random) -> Options) {
+fn same_as_one_by_one(make: MakeAnyFault, rounds: u64, options: impl Fn(&mut Random) -> Options) {
     let mut sum = FaultReporterCounters::default();
     for seed in 1..=rounds {
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -220,26 +221,41 @@ fn end(twins: Twins, random: &mut Random) -> FaultReporterCounters {
     counters[0]
 }
 
+#[test]
+fn far_end() {
+    common::far::far_end();
+}
+
 #[cfg(feature = "local")]
 #[test]
 fn batch_does_what_its_requests_do_one_by_one_between_threads() {
-    same_as_one_by_one(local, 1500, |random| {
-        let depth = 2 + random.below(8);
-        let options = Options::new().depth(depth).per_device(1 + random.below(depth + 2));
-        options.max_group(1 + random.below(5)).half_made(1 + random.below(5))
-    });
+    same_as_one_by_one(
+        |options| here(local(options)),
+        1500,
+        |random| {
+            let depth = 2 + random.below(8);
+            let options = Options::new().depth(depth).per_device(1 + random.below(depth + 2));
+            options.max_group(1 + random.below(5)).half_made(1 + random.below(5))
+        },
+    );
 }
 
 // On a socket a batch takes less of the send buffer than its groups by themselves, so the devices' bounds
 // keep both below its end.
 #[test]
-fn batch_does_what_its_requests_do_one_by_one_on_a_socket() {
-    for (make, format) in [
-        (socket as MakeFault, Format::IOMMU_PGFAULT_V1),
-        (socket, Format::IOMMU_PGFAULT_V2),
-        (socket_made_by_responder, Format::IOMMU_PGFAULT_V1),
-    ] {
-        same_as_one_by_one(make, 150, |random| {
+fn batch_does_what_its_requests_do_one_by_one_to_another_process() {
+    let ways: [(MakeAnyFault, _, _); 7] = [
+        (|options| here(socket(options)), Format::IOMMU_PGFAULT_V1, 150),
+        (|options| here(socket(options)), Format::IOMMU_PGFAULT_V2, 150),
+        (|options| here(socket_made_by_responder(options)), Format::IOMMU_PGFAULT_V1, 150),
+        (|options| here(shared(options)), Format::IOMMU_PGFAULT_V1, 150),
+        (|options| here(shared_made_by_responder(options)), Format::IOMMU_PGFAULT_V2, 150),
+        // Each round takes two processes.
+        (shared_to_far_responder, Format::IOMMU_PGFAULT_V2, 30),
+        (shared_made_by_far_responder, Format::IOMMU_PGFAULT_V1, 30),
+    ];
+    for (make, format, rounds) in ways {
+        same_as_one_by_one(make, rounds, |random| {
             let options = Options::new().format(format).depth(128).per_device(1 + random.below(12));
             options.max_group(1 + random.below(5)).half_made(1 + random.below(5))
         });
@@ -247,7 +263,7 @@ fn batch_does_what_its_requests_do_one_by_one_on_a_socket() {
 }
 
 /// Receives every group that is there, holding them; device, index and addresses of each.
-fn receive_all(responder: &mut FaultResponder, held: &mut Vec<FaultGroup>) -> Vec<(u32, u32, Vec<u64>)> {
+fn receive_all(responder: &mut AnyResponder, held: &mut Vec<AnyGroup>) -> Vec<(u32, u32, Vec<u64>)> {
     let mut all = Vec::new();
     let mut pages = [PgFault::default(); 64];
     while let Ok(group) = responder.try_recv_group(&mut pages) {
@@ -264,8 +280,8 @@ fn whole(dev_id: u32, prg_index: u32, count: u64) -> (u32, u32, Vec<u64>) {
 }
 
 /// Answers all of `held`, and checks that as many groups complete, each once.
-fn answer_all(reporter: &FaultReporter, held: &mut Vec<FaultGroup>) {
-    let mut cookies: Vec<_> = held.iter().map(FaultGroup::cookie).collect();
+fn answer_all(reporter: &FaultReporter, held: &mut Vec<AnyGroup>) {
+    let mut cookies: Vec<_> = held.iter().map(AnyGroup::cookie).collect();
     held.drain(..).for_each(|group| group.respond(Success).unwrap());
     let mut completed: Vec<_> = ended(reporter)
         .into_iter()
@@ -283,7 +299,7 @@ fn answer_all(reporter: &FaultReporter, held: &mut Vec<FaultGroup>) {
 #[cfg(feature = "local")]
 #[test]
 fn group_before_a_stop_marker_is_given_back_when_the_queue_is_full() {
-    let (reporter, mut responder) = local(&Options::new().depth(4).per_device(4));
+    let (reporter, mut responder) = here(local(&Options::new().depth(4).per_device(4)));
     for prg_index in 0..2 {
         assert_eq!(reporter.report_batch(&group(1, prg_index, 2)).unwrap(), 2);
     }
@@ -303,7 +319,7 @@ fn group_before_a_stop_marker_is_given_back_when_the_queue_is_full() {
 
 #[test]
 fn batch_of_large_groups_into_a_nearly_full_socket_counts_those_that_were_written() {
-    let (reporter, mut responder) = socket(&Options::new().depth(64).per_device(10_000));
+    let (reporter, mut responder) = here(socket(&Options::new().depth(64).per_device(10_000)));
     let large = |dev_id, prg_index| whole(dev_id, prg_index, 32);
     let mut filling = 0;
     while reporter.report_batch(&group(1, filling, 32)).unwrap() == 32 {
@@ -349,7 +365,7 @@ fn batch_of_large_groups_into_a_nearly_full_socket_counts_those_that_were_writte
 
 #[test]
 fn too_large_last_page_behind_others_of_a_batch_is_told_by_the_next_call() {
-    for make in EVERY_MAKE {
+    for make in EVERY_MAKE_ANY {
         let (reporter, mut responder) = make(&Options::new().max_group(2));
         let large = group(1, 3, 3);
         assert_eq!(reporter.report_batch(&large[..1]).unwrap(), 1);
@@ -373,7 +389,7 @@ fn too_large_last_page_behind_others_of_a_batch_is_told_by_the_next_call() {
 
 #[test]
 fn group_that_grows_too_large_behind_others_of_a_batch_is_refused_with_its_last_page() {
-    for make in EVERY_MAKE {
+    for make in EVERY_MAKE_ANY {
         let (reporter, mut responder) = make(&Options::new().max_group(2));
         let large = group(1, 3, 3);
         assert_eq!(reporter.report_batch(&large).unwrap(), 1);
@@ -386,7 +402,7 @@ fn group_that_grows_too_large_behind_others_of_a_batch_is_refused_with_its_last_
 
 #[test]
 fn pages_of_one_group_in_two_batches_are_one_group() {
-    for make in EVERY_MAKE {
+    for make in EVERY_MAKE_ANY {
         let (reporter, mut responder) = make(&Options::new());
         let (first, second) = (group(1, 3, 4), group(1, 4, 3));
         // Each batch ends one group and goes on with the other.
@@ -401,7 +417,7 @@ fn pages_of_one_group_in_two_batches_are_one_group() {
 
 #[test]
 fn same_group_key_twice_in_a_batch_makes_two_groups() {
-    for make in EVERY_MAKE {
+    for make in EVERY_MAKE_ANY {
         let (reporter, mut responder) = make(&Options::new());
         let batch = [group(1, 3, 2), group(1, 3, 3), group(1, 3, 1), group(1, 3, 2)].concat();
         assert_eq!(reporter.report_batch(&batch).unwrap(), batch.len());
@@ -415,7 +431,7 @@ fn same_group_key_twice_in_a_batch_makes_two_groups() {
 #[cfg(feature = "local")]
 #[test]
 fn same_group_key_twice_in_a_refused_batch_leaves_the_first_group_half_made() {
-    let (reporter, mut responder) = local(&Options::new().depth(6).per_device(6).half_made(2));
+    let (reporter, mut responder) = here(local(&Options::new().depth(6).per_device(6).half_made(2)));
     assert_eq!(reporter.report_batch(&group(9, 0, 5)).unwrap(), 5);
     let [first, second] = [group(1, 3, 2), group(1, 3, 3)];
     assert_eq!(reporter.report_batch(&first[..1]).unwrap(), 1);
@@ -437,7 +453,7 @@ fn same_group_key_twice_in_a_refused_batch_leaves_the_first_group_half_made() {
 
 #[test]
 fn places_of_half_made_groups_are_used_again_within_a_batch() {
-    for make in EVERY_MAKE {
+    for make in EVERY_MAKE_ANY {
         let (reporter, mut responder) = make(&Options::new().half_made(1));
         let batch = [group(1, 0, 2), group(2, 1, 3), group(1, 0, 2)].concat();
         assert_eq!(reporter.report_batch(&batch).unwrap(), 7);
@@ -455,7 +471,7 @@ fn places_of_half_made_groups_are_used_again_within_a_batch() {
 #[cfg(feature = "local")]
 #[test]
 fn full_queue_is_told_rather_than_the_places_of_groups_that_would_leave() {
-    let (reporter, mut responder) = local(&Options::new().depth(4).half_made(1));
+    let (reporter, mut responder) = here(local(&Options::new().depth(4).half_made(1)));
     assert_eq!(reporter.report_batch(&group(9, 0, 3)).unwrap(), 3);
     let batch = [group(1, 0, 2), group(2, 0, 2)].concat();
     assert_eq!(reporter.report_batch(&batch).unwrap(), 1, "the first page is half a group");

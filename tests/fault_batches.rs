@@ -2,18 +2,18 @@
 
 mod common;
 
+use common::SOON;
+use common::far::readable;
+use common::far_fault::{AnyGroup, AnyResponder, MakeAnyFault};
 use common::fault::*;
-use common::{SOON, readable};
 use recordfd::TryRecvError;
-use recordfd::fault::{
-    Cause, FaultGroup, FaultReporter, FaultRequest, FaultResponder, Options, ReportError, RespondError,
-    ResponseCode,
-};
+use recordfd::fault::{Cause, FaultReporter, FaultRequest, Options, ReportError, RespondError, ResponseCode};
 use recordfd::uapi::{PageResponse, PageResponseCode, PgFault};
 
 use ResponseCode::{Invalid, Success};
 
 on_every_transport! {
+    here_and_far
     every {
         batch_of_everything_arrives_in_order
         batch_longer_than_a_write_arrives_whole
@@ -43,7 +43,7 @@ on_every_transport! {
 }
 
 /// Receives everything that waits, a few groups at a time: each with its number of pages.
-fn receive_all(responder: &mut FaultResponder) -> Vec<(FaultGroup, usize)> {
+fn receive_all(responder: &mut AnyResponder) -> Vec<(AnyGroup, usize)> {
     let mut pages = [PgFault::default(); 64];
     let mut groups = [const { None }; 16];
     let mut all = Vec::new();
@@ -63,7 +63,7 @@ fn receive_all(responder: &mut FaultResponder) -> Vec<(FaultGroup, usize)> {
 }
 
 /// The cookies of everything that waits, to be answered by them.
-fn receive_cookies(responder: &mut FaultResponder) -> Vec<u32> {
+fn receive_cookies(responder: &mut AnyResponder) -> Vec<u32> {
     receive_all(responder).into_iter().map(|(group, _)| group.into_cookie()).collect()
 }
 
@@ -71,7 +71,7 @@ fn answers(cookies: &[u32]) -> Vec<PageResponse> {
     cookies.iter().map(|cookie| response(*cookie, SUCCESS)).collect()
 }
 
-fn batch_of_everything_arrives_in_order(make: MakeFault) {
+fn batch_of_everything_arrives_in_order(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let half = FaultRequest { last: false, ..page(2, 7) };
     let mut batch = vec![page(1, 0), page(1, 1), half, page(1, 2), stop_marker(1, 5), page(1, 3)];
@@ -85,13 +85,13 @@ fn batch_of_everything_arrives_in_order(make: MakeFault) {
     assert_eq!(named, [(1, 0), (1, 1), (1, 2), (1, 3), (1, 4), (2, 7), (1, 5)]);
 }
 
-fn batch_longer_than_a_write_arrives_whole(make: MakeFault) {
+fn batch_longer_than_a_write_arrives_whole(make: MakeAnyFault) {
     const COUNT: u32 = 1000;
     let (reporter, mut responder) = make(&Options::new().depth(1024).per_device(1024));
     let batch: Vec<_> = (0..COUNT).map(|number| FaultRequest { addr: number.into(), ..page(1, 0) }).collect();
     assert_eq!(reporter.report_batch(&batch).unwrap(), 1000);
     let mut pages = vec![PgFault::default(); 1024];
-    let mut groups: Vec<Option<FaultGroup>> = Vec::from_iter((0..1024).map(|_| None));
+    let mut groups: Vec<Option<AnyGroup>> = Vec::from_iter((0..1024).map(|_| None));
     let mut next = 0;
     while next < COUNT {
         let count = responder.recv_groups(&mut pages, &mut groups).unwrap();
@@ -107,7 +107,7 @@ fn batch_longer_than_a_write_arrives_whole(make: MakeFault) {
     assert_eq!(collect(&reporter).len(), 1000);
 }
 
-fn empty_batches_do_nothing(make: MakeFault) {
+fn empty_batches_do_nothing(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     assert_eq!(reporter.report_batch(&[]).unwrap(), 0);
     assert_eq!(responder.respond_batch(&[]).unwrap(), 0);
@@ -119,7 +119,7 @@ fn empty_batches_do_nothing(make: MakeFault) {
     assert_eq!(receive(&mut responder).0.len(), 1);
 }
 
-fn short_batch_tells_why_with_the_next_call(make: MakeFault) {
+fn short_batch_tells_why_with_the_next_call(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let bad = page(1, 512);
     let batch = [page(1, 0), page(1, 1), bad, page(1, 2)];
@@ -133,7 +133,7 @@ fn short_batch_tells_why_with_the_next_call(make: MakeFault) {
     assert_eq!((receive_all(&mut responder).len(), reporter.counters().refused), (3, 1));
 }
 
-fn batch_fills_the_channel_and_goes_on_when_there_is_room(make: MakeFault) {
+fn batch_fills_the_channel_and_goes_on_when_there_is_room(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new().depth(16).per_device(16));
     let batch: Vec<_> = (0..40).map(|number| page(1, number)).collect();
     let mut taken = 0;
@@ -158,7 +158,7 @@ fn batch_fills_the_channel_and_goes_on_when_there_is_room(make: MakeFault) {
     assert_eq!(answered, 40);
 }
 
-fn batch_ends_at_the_bound_of_a_device(make: MakeFault) {
+fn batch_ends_at_the_bound_of_a_device(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new().depth(16).per_device(2));
     let batch = [page(1, 0), page(2, 0), page(1, 1), page(1, 2), page(2, 1)];
     assert_eq!(reporter.report_batch(&batch).unwrap(), 3);
@@ -170,7 +170,7 @@ fn batch_ends_at_the_bound_of_a_device(make: MakeFault) {
     assert_eq!(receive_all(&mut responder).len(), 4);
 }
 
-fn too_large_group_behind_others_is_forgotten_whole(make: MakeFault) {
+fn too_large_group_behind_others_is_forgotten_whole(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new().max_group(2));
     let large = group(1, 7, 3);
     assert_eq!(reporter.report_batch(&large[..1]).unwrap(), 1);
@@ -187,7 +187,7 @@ fn too_large_group_behind_others_is_forgotten_whole(make: MakeFault) {
     assert_eq!(receive_all(&mut responder).len(), 2);
 }
 
-fn groups_follow_each_other_in_the_slice(make: MakeFault) {
+fn groups_follow_each_other_in_the_slice(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let batch = [group(1, 0, 3), group(2, 1, 1), group(1, 2, 2)].concat();
     assert_eq!(reporter.report_batch(&batch).unwrap(), 6);
@@ -195,7 +195,7 @@ fn groups_follow_each_other_in_the_slice(make: MakeFault) {
     let mut pages = [untouched; 9];
     let mut groups = [const { None }; 8];
     assert_eq!(responder.recv_groups(&mut pages, &mut groups).unwrap(), 3);
-    let ranges: Vec<_> = groups.iter().flatten().map(FaultGroup::range).collect();
+    let ranges: Vec<_> = groups.iter().flatten().map(AnyGroup::range).collect();
     assert_eq!(ranges, [0..3, 3..4, 4..6]);
     for (page, request) in pages.iter().zip(&batch) {
         assert_eq!((page.dev_id, page.grpid, page.addr), (request.dev_id, request.prg_index, request.addr));
@@ -204,13 +204,13 @@ fn groups_follow_each_other_in_the_slice(make: MakeFault) {
     assert!(groups[3..].iter().all(Option::is_none));
 }
 
-fn group_beyond_the_slice_stays(make: MakeFault) {
+fn group_beyond_the_slice_stays(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     reporter.report_batch(&[group(1, 0, 2), group(1, 1, 3), group(1, 2, 1)].concat()).unwrap();
     let mut pages = [PgFault::default(); 4];
     let mut groups = [const { None }; 8];
     assert_eq!(responder.recv_groups(&mut pages, &mut groups).unwrap(), 1);
-    assert_eq!(groups[0].as_ref().map(FaultGroup::len), Some(2));
+    assert_eq!(groups[0].as_ref().map(AnyGroup::len), Some(2));
     assert!(readable(&responder), "there is more");
     let (open, mut groups) = (groups, [const { None }; 8]);
     assert_eq!(responder.recv_groups(&mut pages, &mut groups).unwrap(), 2);
@@ -223,7 +223,7 @@ fn group_beyond_the_slice_stays(make: MakeFault) {
     assert_eq!(collect(&reporter).len(), 3);
 }
 
-fn slices_bound_what_is_received(make: MakeFault) {
+fn slices_bound_what_is_received(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let batch: Vec<_> = (0..5).map(|index| page(1, index)).collect();
     reporter.report_batch(&batch).unwrap();
@@ -243,14 +243,13 @@ fn slices_bound_what_is_received(make: MakeFault) {
     assert_eq!(collect(&reporter).len(), 5, "all of them were dropped");
 }
 
-fn group_in_a_taken_place_is_kept(make: MakeFault) {
+fn group_in_a_taken_place_is_kept(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let cookies = [0, 1, 2, 3].map(|index| publish(&reporter, page(1, index)));
     let mut pages = [PgFault::default(); 4];
     let mut groups = [const { None }; 3];
-    let received = |groups: &[Option<FaultGroup>; 3]| {
-        groups.each_ref().map(|group| group.as_ref().map(FaultGroup::cookie))
-    };
+    let received =
+        |groups: &[Option<AnyGroup>; 3]| groups.each_ref().map(|group| group.as_ref().map(AnyGroup::cookie));
     assert_eq!(responder.recv_groups(&mut pages[..2], &mut groups).unwrap(), 2);
     groups.swap(0, 2);
     assert_eq!(responder.recv_groups(&mut pages, &mut groups).unwrap(), 1);
@@ -277,7 +276,7 @@ fn assert_too_small<T>(outcome: Result<T, TryRecvError>, places: usize) {
     }
 }
 
-fn group_too_large_for_the_slice_is_kept(make: MakeFault) {
+fn group_too_large_for_the_slice_is_kept(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let mut pages = [PgFault::default(); 4];
     // Also a slice that is smaller than an earlier one.
@@ -296,7 +295,7 @@ fn group_too_large_for_the_slice_is_kept(make: MakeFault) {
     }
 }
 
-fn group_too_large_for_the_slice_is_kept_by_a_batch_too(make: MakeFault) {
+fn group_too_large_for_the_slice_is_kept_by_a_batch_too(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let mut pages = [PgFault::default(); 5];
     let mut groups = [const { None }; 8];
@@ -314,7 +313,7 @@ fn group_too_large_for_the_slice_is_kept_by_a_batch_too(make: MakeFault) {
     }
 }
 
-fn batch_of_one_place_receives_a_group_of_many_pages(make: MakeFault) {
+fn batch_of_one_place_receives_a_group_of_many_pages(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     reporter.report_batch(&[group(1, 0, 5), group(1, 1, 3)].concat()).unwrap();
     let mut pages = [PgFault::default(); 8];
@@ -328,7 +327,7 @@ fn batch_of_one_place_receives_a_group_of_many_pages(make: MakeFault) {
     assert!(matches!(nothing, Err(TryRecvError::Empty)), "{nothing:?}");
 }
 
-fn batch_of_answers_ends_at_the_first_bad_one(make: MakeFault) {
+fn batch_of_answers_ends_at_the_first_bad_one(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let cookies = [0, 1, 2].map(|index| publish(&reporter, page(1, index)));
     assert_eq!(receive_cookies(&mut responder), cookies);
@@ -348,7 +347,7 @@ fn batch_of_answers_ends_at_the_first_bad_one(make: MakeFault) {
     assert_eq!(ended(&reporter), [(second, Invalid, Cause::Answered), (third, Success, Cause::Answered)]);
 }
 
-fn cookie_twice_in_a_batch_is_bad_the_second_time(make: MakeFault) {
+fn cookie_twice_in_a_batch_is_bad_the_second_time(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let cookies = [0, 1].map(|index| publish(&reporter, page(1, index)));
     assert_eq!(receive_cookies(&mut responder), cookies);
@@ -363,7 +362,7 @@ fn cookie_twice_in_a_batch_is_bad_the_second_time(make: MakeFault) {
     assert_eq!(ended(&reporter), [(second, Success, Cause::Answered)]);
 }
 
-fn batch_of_answers_completes_everything(make: MakeFault) {
+fn batch_of_answers_completes_everything(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new().depth(256).per_device(256));
     let cookies: Vec<_> = (0..256).map(|index| publish(&reporter, page(1, index))).collect();
     assert_eq!(receive_cookies(&mut responder), cookies);
@@ -376,7 +375,7 @@ fn batch_of_answers_completes_everything(make: MakeFault) {
 }
 
 /// A channel whose queue is full of pages, with places for groups left; nothing of devices 1 to 8.
-fn with_a_full_queue(make: MakeFault) -> (FaultReporter, FaultResponder) {
+fn with_a_full_queue(make: MakeAnyFault) -> (FaultReporter, AnyResponder) {
     let (reporter, responder) = make(&Options::new().depth(64).per_device(u32::MAX).max_group(32));
     while reporter.report_batch(&group(9, 9, 32)).unwrap() == 32 {}
     while reporter.report(page(10, 0)).is_ok() {}
@@ -393,14 +392,14 @@ fn assert_full(reporter: &FaultReporter, batch: &[FaultRequest]) {
 }
 
 /// Receives what fills the queue.
-fn make_room(responder: &mut FaultResponder) {
+fn make_room(responder: &mut AnyResponder) {
     let mut pages = [PgFault::default(); 32];
     while let Ok(group) = responder.try_recv_group(&mut pages) {
         group.into_cookie();
     }
 }
 
-fn batch_refused_before_a_marker_is_given_back(make: MakeFault) {
+fn batch_refused_before_a_marker_is_given_back(make: MakeAnyFault) {
     let (reporter, mut responder) = with_a_full_queue(make);
     let before = reporter.counters();
     let batch = [page(1, 0), page(1, 1), stop_marker(2, 5), page(1, 2)];
@@ -414,7 +413,7 @@ fn batch_refused_before_a_marker_is_given_back(make: MakeFault) {
     assert_eq!((indices, is_empty(&mut responder)), (vec![0, 1, 2], true));
 }
 
-fn refused_batch_leaves_half_made_groups_as_they_were(make: MakeFault) {
+fn refused_batch_leaves_half_made_groups_as_they_were(make: MakeAnyFault) {
     let (reporter, mut responder) = with_a_full_queue(make);
     let of = |prg_index, addr, last| FaultRequest { addr, last, ..page(1, prg_index) };
     let half_made = reporter.counters().half_made;
@@ -447,7 +446,7 @@ fn refused_batch_leaves_half_made_groups_as_they_were(make: MakeFault) {
     assert_eq!(reporter.counters().half_made, half_made);
 }
 
-fn page_too_many_behind_a_refused_one_does_not_count(make: MakeFault) {
+fn page_too_many_behind_a_refused_one_does_not_count(make: MakeAnyFault) {
     let (reporter, mut responder) = with_a_full_queue(make);
     let pages = group(1, 7, 33);
     assert_eq!(reporter.report_batch(&pages[..31]).unwrap(), 31);

@@ -2,24 +2,17 @@
 
 mod common;
 
+use common::far::readable;
+use common::far_fault::MakeAnyFault;
 use common::fault::*;
-use common::readable;
 use recordfd::TryRecvError;
 use recordfd::fault::{
     Cause, FaultCompletion, FaultReporter, FaultRequest, Options, ReportError, ResponseCode,
 };
 use recordfd::uapi::{Format, PgFault};
 
-/// Each test with each way to make a channel.
-macro_rules! on_every_transport {
-    ($($name:ident)*) => {
-        #[cfg(feature = "local")]
-        mod local { $(#[test] fn $name() { super::$name(super::local) })* }
-        mod socket { $(#[test] fn $name() { super::$name(super::socket) })* }
-    };
-}
-
 on_every_transport! {
+    here_and_far
     batch_counts_no_request_that_a_full_queue_refused
     batch_to_a_responder_that_is_gone_counts_no_request
     descriptor_is_unreadable_once_everything_was_collected
@@ -49,7 +42,7 @@ fn report_all(reporter: &FaultReporter, requests: &[FaultRequest]) -> usize {
     taken
 }
 
-fn batch_counts_no_request_that_a_full_queue_refused(make: MakeFault) {
+fn batch_counts_no_request_that_a_full_queue_refused(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&small());
     let requests: Vec<_> = (0..4).flat_map(|index| group(1, index, 3)).collect();
     assert_eq!(reporter.report_batch(&group(1, 100, 4)).unwrap(), 4);
@@ -64,7 +57,7 @@ fn batch_counts_no_request_that_a_full_queue_refused(make: MakeFault) {
     assert_eq!((taken, received), (12, vec![100, 0, 1, 2, 3]));
 }
 
-fn batch_to_a_responder_that_is_gone_counts_no_request(make: MakeFault) {
+fn batch_to_a_responder_that_is_gone_counts_no_request(make: MakeAnyFault) {
     let (reporter, responder) = make(&small());
     drop(responder);
     let requests: Vec<_> = (0..4).flat_map(|index| group(1, index, 3)).collect();
@@ -92,7 +85,7 @@ fn page_that_was_never_told_to_be_too_many_spoils_no_group() {
     assert_eq!(received, [pages[0].addr, pages[4].addr]);
 }
 
-fn descriptor_is_unreadable_once_everything_was_collected(make: MakeFault) {
+fn descriptor_is_unreadable_once_everything_was_collected(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&small());
     publish(&reporter, page(1, 0));
     let (group, _) = receive(&mut responder);
@@ -104,7 +97,7 @@ fn descriptor_is_unreadable_once_everything_was_collected(make: MakeFault) {
     drop(group);
 }
 
-fn completions_without_room_for_one_are_not_the_end(make: MakeFault) {
+fn completions_without_room_for_one_are_not_the_end(make: MakeAnyFault) {
     let (reporter, responder) = make(&small());
     let cookies = [0, 1].map(|index| publish(&reporter, page(1, index)));
     drop(responder);
@@ -117,7 +110,7 @@ fn completions_without_room_for_one_are_not_the_end(make: MakeFault) {
 }
 
 /// Whoever is woken once for each arrival (edge-triggered epoll) takes everything until `Empty`.
-fn empty_is_told_only_when_no_answer_waits(make: MakeFault) {
+fn empty_is_told_only_when_no_answer_waits(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&small());
     for index in 0..3 {
         publish(&reporter, page(1, index));
@@ -134,7 +127,7 @@ fn empty_is_told_only_when_no_answer_waits(make: MakeFault) {
     assert!(matches!(reporter.completions(&mut out), Err(TryRecvError::Empty)) && !readable(&reporter));
 }
 
-fn empty_is_told_only_when_no_group_waits(make: MakeFault) {
+fn empty_is_told_only_when_no_group_waits(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&small());
     assert_eq!(reporter.report_batch(&group(1, 0, 4)).unwrap(), 4);
     let (mut pages, mut groups) = ([PgFault::default(); 8], [None]);

@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::far::readable;
+use common::far_fault::{AnyGroup, AnyResponder, MakeAnyFault};
 use common::fault::*;
-use common::{SOON, readable, until};
+use common::{SOON, until};
 use recordfd::fault::{
-    Cause, FaultCompletion, FaultGroup, FaultReporter, FaultRequest, FaultResponder, Options, ReportError,
-    Reported, RespondError, ResponseCode,
+    Cause, FaultCompletion, FaultReporter, FaultRequest, Options, ReportError, Reported, RespondError,
+    ResponseCode,
 };
 use recordfd::uapi::{Format, PgFault};
 use recordfd::{DrainError, TryRecvError};
@@ -18,6 +20,7 @@ use recordfd::{DrainError, TryRecvError};
 use ResponseCode::{Invalid, Success};
 
 on_every_transport! {
+    here_and_far
     every {
         detach_completes_the_groups_of_its_device_alone
         detach_leaves_answers_that_came_before_it
@@ -64,7 +67,7 @@ fn assert_full(reporter: &FaultReporter, request: FaultRequest) {
     }
 }
 
-fn detach_completes_the_groups_of_its_device_alone(make: MakeFault) {
+fn detach_completes_the_groups_of_its_device_alone(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let delivered = [(1, 0), (2, 1), (1, 2)].map(|(dev_id, index)| publish(&reporter, page(dev_id, index)));
     let mut groups = delivered.map(|_| Some(receive(&mut responder).0));
@@ -93,7 +96,7 @@ fn detach_completes_the_groups_of_its_device_alone(make: MakeFault) {
     assert_eq!(ended(&reporter), answered);
 }
 
-fn detach_leaves_answers_that_came_before_it(make: MakeFault) {
+fn detach_leaves_answers_that_came_before_it(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let cookies = [0, 1].map(|index| publish(&reporter, page(1, index)));
     let (_open, _) = receive(&mut responder);
@@ -103,7 +106,7 @@ fn detach_leaves_answers_that_came_before_it(make: MakeFault) {
     assert_eq!(ended(&reporter), ends);
 }
 
-fn detach_tells_how_many_completions_wait(make: MakeFault) {
+fn detach_tells_how_many_completions_wait(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     (0..3).for_each(|index| assert_ne!(publish(&reporter, page(1, index)), 0));
     publish(&reporter, page(2, 3));
@@ -117,7 +120,7 @@ fn detach_tells_how_many_completions_wait(make: MakeFault) {
     assert_eq!(reporter.detach(1), 0);
 }
 
-fn detach_forgets_half_made_groups(make: MakeFault) {
+fn detach_forgets_half_made_groups(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let half = |dev_id, index| FaultRequest { last: false, addr: 77, ..page(dev_id, index) };
     for (dev_id, index) in [(1, 0), (1, 1), (1, 1), (2, 0)] {
@@ -134,7 +137,7 @@ fn detach_forgets_half_made_groups(make: MakeFault) {
     assert_eq!(receive(&mut responder).1[0].addr, 77);
 }
 
-fn detach_of_a_device_without_groups_does_nothing(make: MakeFault) {
+fn detach_of_a_device_without_groups_does_nothing(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let cookie = publish(&reporter, page(1, 0));
     assert_eq!((reporter.detach(2), reporter.detach(2)), (0, 0));
@@ -218,7 +221,7 @@ fn detach_makes_the_descriptor_readable() {
     }
 }
 
-fn unread_groups_are_still_delivered_and_answered_late(make: MakeFault) {
+fn unread_groups_are_still_delivered_and_answered_late(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&of_two());
     let cookies = [0, 1].map(|index| publish(&reporter, page(1, index)));
     assert_eq!(reporter.detach(1), 2);
@@ -236,7 +239,7 @@ fn unread_groups_are_still_delivered_and_answered_late(make: MakeFault) {
     assert_eq!((counters.in_flight, counters.late_answers), (0, 2));
 }
 
-fn late_answer_is_counted_and_frees_its_slot(make: MakeFault) {
+fn late_answer_is_counted_and_frees_its_slot(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&of_two());
     let cookies = [0, 1].map(|index| publish(&reporter, page(1, index)));
     let [first, second] = cookies.map(|_| receive(&mut responder).0);
@@ -258,7 +261,7 @@ fn late_answer_is_counted_and_frees_its_slot(make: MakeFault) {
     assert_eq!((counters.in_flight, counters.late_answers, counters.detached), (0, 2, 2));
 }
 
-fn completion_behind_late_answers_is_found(make: MakeFault) {
+fn completion_behind_late_answers_is_found(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     (0..3).for_each(|index| assert_ne!(publish(&reporter, page(1, index)), 0));
     let cookie = publish(&reporter, page(2, 0));
@@ -273,7 +276,7 @@ fn completion_behind_late_answers_is_found(make: MakeFault) {
     assert!(matches!(reporter.completions(&mut one), Err(TryRecvError::Empty)));
 }
 
-fn drain_of_an_idle_device_returns_at_once(make: MakeFault) {
+fn drain_of_an_idle_device_returns_at_once(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     reporter.drain(1, Duration::ZERO).unwrap();
     publish(&reporter, page(2, 0));
@@ -286,7 +289,7 @@ fn drain_of_an_idle_device_returns_at_once(make: MakeFault) {
     assert_eq!(ended(&reporter), [(cookie, Success, Cause::Answered)]);
 }
 
-fn drain_that_times_out_changes_nothing(make: MakeFault) {
+fn drain_that_times_out_changes_nothing(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let cookie = publish(&reporter, page(1, 0));
     for timeout in [Duration::ZERO, Duration::from_millis(20)] {
@@ -299,7 +302,7 @@ fn drain_that_times_out_changes_nothing(make: MakeFault) {
     assert_eq!(ended(&reporter), [(cookie, Success, Cause::Answered)]);
 }
 
-fn drain_waits_for_the_last_answer_of_its_device(make: MakeFault) {
+fn drain_waits_for_the_last_answer_of_its_device(make: MakeAnyFault) {
     for timeout in [SOON, Duration::MAX] {
         let (reporter, mut responder) = make(&that_never_looks_again());
         let cookies = [0, 1].map(|index| publish(&reporter, page(1, index)));
@@ -323,7 +326,7 @@ fn drain_waits_for_the_last_answer_of_its_device(make: MakeFault) {
     }
 }
 
-fn drain_ends_though_other_threads_take_the_completions(make: MakeFault) {
+fn drain_ends_though_other_threads_take_the_completions(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&that_never_looks_again());
     let stop = AtomicBool::new(false);
     let all_began = Instant::now();
@@ -350,9 +353,9 @@ fn drain_ends_though_other_threads_take_the_completions(make: MakeFault) {
 
 /// Drains device 1 of a channel with `options` and one group open, while `act` happens.
 fn drain_while<T>(
-    make: MakeFault,
+    make: MakeAnyFault,
     options: &Options,
-    act: impl FnOnce(FaultReporter, FaultResponder, FaultGroup) -> T,
+    act: impl FnOnce(FaultReporter, AnyResponder, AnyGroup) -> T,
 ) -> (FaultReporter, T) {
     let (reporter, mut responder) = make(options);
     publish(&reporter, page(1, 0));
@@ -367,7 +370,7 @@ fn drain_while<T>(
     (reporter, kept)
 }
 
-fn drain_ends_when_another_thread_detaches_the_device(make: MakeFault) {
+fn drain_ends_when_another_thread_detaches_the_device(make: MakeAnyFault) {
     let (reporter, _kept) = drain_while(make, &that_never_looks_again(), |reporter, responder, group| {
         reporter.detach(1);
         (responder, group)
@@ -375,7 +378,7 @@ fn drain_ends_when_another_thread_detaches_the_device(make: MakeFault) {
     assert_eq!(collect(&reporter)[0].cause, Cause::Detached);
 }
 
-fn drain_ends_when_the_responder_goes(make: MakeFault) {
+fn drain_ends_when_the_responder_goes(make: MakeAnyFault) {
     let (reporter, ()) = drain_while(make, &that_never_looks_again(), |_, responder, group| {
         group.into_cookie();
         drop(responder);
@@ -383,13 +386,13 @@ fn drain_ends_when_the_responder_goes(make: MakeFault) {
     assert_eq!(collect(&reporter)[0].cause, Cause::HungUp);
 }
 
-fn drain_ends_when_the_time_of_the_last_group_is_up(make: MakeFault) {
+fn drain_ends_when_the_time_of_the_last_group_is_up(make: MakeAnyFault) {
     let options = Options::new().deadline(Duration::from_millis(30));
     let (reporter, _kept) = drain_while(make, &options, |_, responder, group| (responder, group));
     assert_eq!(collect(&reporter)[0].cause, Cause::Deadline);
 }
 
-fn reset_completes_what_was_not_answered_in_time(make: MakeFault) {
+fn reset_completes_what_was_not_answered_in_time(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let cookies = [0, 1].map(|index| publish(&reporter, page(1, index)));
     let other = publish(&reporter, page(2, 0));
@@ -405,7 +408,7 @@ fn reset_completes_what_was_not_answered_in_time(make: MakeFault) {
     assert_eq!(ended(&reporter), [(other, Invalid, Cause::Detached)]);
 }
 
-fn reset_of_an_answering_device_loses_no_answer(make: MakeFault) {
+fn reset_of_an_answering_device_loses_no_answer(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let cookie = publish(&reporter, page(1, 0));
     let (group, _) = receive(&mut responder);
@@ -447,7 +450,7 @@ fn report_many(reporter: &FaultReporter, dev_id: u32, count: u32) -> Vec<u32> {
     cookies
 }
 
-fn storm_of_detaches_completes_every_group_once(make: MakeFault) {
+fn storm_of_detaches_completes_every_group_once(make: MakeAnyFault) {
     const EACH: u32 = 1000;
     for format in [Format::IOMMU_PGFAULT_V1, Format::IOMMU_PGFAULT_V2] {
         let (reporter, mut responder) = make(&Options::new().format(format).depth(32).max_group(3));

@@ -3,13 +3,8 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-
 use common::fault::*;
-use common::{dropped_in_a_child, in_own_process, readable, until, wait_readable};
-use fork::{Fork, fork, waitpid};
-use nix::sys::signal::{Signal, raise};
+use common::{Inheritor, dropped_in_a_child, in_own_process, readable, until, wait_readable};
 use recordfd::TryRecvError;
 use recordfd::fault::{Cause, FaultGroup, FaultReporter, FaultResponder, Options, ResponseCode};
 use recordfd::uapi::{Format, PgFault};
@@ -97,33 +92,12 @@ fn child_that_drops_socket_ends_does_nothing_to_the_channel() {
     });
 }
 
-/// A child that has a copy of everything and goes when it is told to.
-struct Inheritor {
-    process: i32,
-    line: UnixStream,
-}
-
-impl Inheritor {
-    fn new() -> Self {
-        let (line, mut other) = UnixStream::pair().unwrap();
-        match fork().unwrap() {
-            Fork::Child => {
-                drop(line);
-                // Its end: the parent has said something, or is gone itself.
-                let _ = other.read(&mut [0]);
-                // Nothing is dropped: what closes the descriptors is the end of the process.
-                raise(Signal::SIGKILL).unwrap();
-                unreachable!("it is killed");
-            }
-            Fork::Parent(process) => Self { process, line },
-        }
-    }
-
-    fn go(mut self) {
-        self.line.write_all(&[0]).unwrap();
-        // It was killed, which is no exit status.
-        let _ = waitpid(self.process);
-    }
+#[test]
+fn child_that_drops_shared_ends_does_nothing_to_the_channel() {
+    in_own_process("child_that_drops_shared_ends_does_nothing_to_the_channel", || {
+        in_every_order(shared);
+        in_every_order(shared_made_by_responder);
+    });
 }
 
 #[test]
@@ -179,5 +153,26 @@ fn local_ends_are_gone_when_they_are_dropped_whatever_a_child_has() {
         assert!(matches!(closed, Err(TryRecvError::Closed)), "{closed:?}");
         assert_eq!(ended(&other_reporter), [(cookie, Invalid, Cause::HungUp)]);
         child.go();
+    });
+}
+
+/// So in shared memory, where a word tells the end: whoever sleeps is woken, and the descriptors are readable.
+#[test]
+fn shared_ends_are_gone_when_they_are_dropped_whatever_a_child_has() {
+    in_own_process("shared_ends_are_gone_when_they_are_dropped_whatever_a_child_has", || {
+        for make in [shared, shared_made_by_responder] {
+            let (reporter, mut responder) = make(&Options::new());
+            let (other_reporter, other_responder) = make(&Options::new());
+            let cookie = publish(&other_reporter, page(1, 0));
+            assert!(is_empty(&mut responder) && collect(&other_reporter).is_empty(), "both are asleep");
+            let child = Inheritor::new();
+            drop((reporter, other_responder));
+            assert!(readable(&responder) && readable(&other_reporter), "not woken");
+            let closed = responder.try_recv_group(&mut [PgFault::default()]);
+            assert!(matches!(closed, Err(TryRecvError::Closed)), "{closed:?}");
+            assert_eq!(ended(&other_reporter), [(cookie, Invalid, Cause::HungUp)]);
+            assert!(readable(&responder) && readable(&other_reporter), "closed is readable for ever");
+            child.go();
+        }
     });
 }

@@ -3,116 +3,70 @@
 
 mod common;
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use common::fault::*;
+use common::storm::{AFTER, BEFORE, Book, Child, MOST, Random};
+use common::way::{SHARED, SHARED_MADE_THERE, SOCKET, SOCKET_MADE_THERE, Way};
 use common::*;
-use fork::{Fork, fork};
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::Pid;
+use recordfd::TryRecvError;
 use recordfd::fault::{
     self, Cause, FaultCompletion, FaultGroup, FaultReporter, FaultRequest, FaultResponder, Options,
     ReportError, RespondError, ResponseCode,
 };
 use recordfd::uapi::{Format, PageResponse, PgFault, PgFaultFlags};
-use recordfd::{TryRecvError, UnattachedEnd};
 
-/// Kills of each side.
-const KILLS: u32 = 200;
-/// More groups than a round comes to.
-const MOST: usize = 1 << 16;
+/// Kills of each side, by transport.
+const KILLS: u32 = 256;
 
-/// A xorshift generator: the same decisions in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 16) as usize % bound
-    }
+/// What differs from round to round; every combination comes.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    way: Way,
+    /// Records have a header.
+    headed: bool,
+    /// Both sides look by themselves before they sleep, so that they leave wake-ups parked.
+    busy: bool,
+    /// Who is about to sleep fences for both sides: in shared memory.
+    asymmetric: bool,
+    /// The survivor may be in a wait when the other one is killed.
+    meanwhile: bool,
 }
 
-/// What a process that is killed has done, as far as it had noted it: a byte for each group.
-struct Book(File);
-
-const BEFORE: u8 = 1;
-const AFTER: u8 = 2;
-
-impl Book {
-    fn new() -> Self {
-        Self(memfd_create(c"book", MFdFlags::MFD_CLOEXEC).unwrap().into())
+impl Plan {
+    fn of(round: u32, [made_here, made_there]: [Way; 2]) -> Self {
+        let bit = |number: u32| round >> number & 1 == 1;
+        let way = if bit(0) { made_there } else { made_here };
+        let asymmetric = way.is_shared() && bit(3);
+        Self { way, headed: bit(1), busy: bit(2), asymmetric, meanwhile: bit(4) }
     }
 
-    fn note(&self, number: usize, what: u8) {
-        self.0.write_all_at(&[what], number as u64).unwrap();
+    fn options(self) -> Options {
+        let format = if self.headed { Format::IOMMU_PGFAULT_V2 } else { Format::IOMMU_PGFAULT_V1 };
+        // A ring counts pages: full, it has more groups than a responder keeps open, which so answers some.
+        let depth = if self.way.is_shared() { 256 } else { 48 };
+        Options::new().format(format).depth(depth).per_device(u32::MAX).busy_poll(self.busy_poll())
     }
 
-    fn read(&self) -> Vec<u8> {
-        let mut notes = vec![0; MOST];
-        let mut length = 0;
-        while let count @ 1.. = self.0.read_at(&mut notes[length..], length as u64).unwrap() {
-            length += count;
+    fn busy_poll(self) -> Duration {
+        if self.busy { Duration::from_micros(50) } else { Duration::ZERO }
+    }
+
+    fn prepare_reporter(self, reporter: FaultReporter) -> FaultReporter {
+        if self.asymmetric {
+            reporter.use_asymmetric_fence().unwrap();
         }
-        notes
+        reporter
     }
-}
 
-/// A child process, which does not outlive its test.
-struct Child(Pid);
-
-impl Child {
-    /// Runs `work` in a child process until it is killed.
-    fn start(work: impl FnOnce()) -> Self {
-        match fork().unwrap() {
-            Fork::Child => {
-                let _ = catch_unwind(AssertUnwindSafe(work));
-                // It should be killed before.
-                std::process::exit(1)
-            }
-            Fork::Parent(child) => Self(Pid::from_raw(child)),
+    fn prepare_responder(self, mut responder: FaultResponder) -> FaultResponder {
+        responder.set_busy_poll(self.busy_poll());
+        if self.asymmetric {
+            responder.use_asymmetric_fence().unwrap();
         }
+        responder
     }
-
-    /// Kills it at a point that no call knows of.
-    fn kill(&self, random: &mut Random) {
-        (0..random.below(3000)).for_each(|_| std::hint::spin_loop());
-        kill(self.0, Signal::SIGKILL).unwrap();
-    }
-
-    /// Fails unless it lived until it was killed.
-    fn assert_killed(self) {
-        assert_eq!(waitpid(self.0, None).unwrap(), WaitStatus::Signaled(self.0, Signal::SIGKILL, false));
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        let _ = kill(self.0, Signal::SIGKILL);
-        let _ = waitpid(self.0, None);
-    }
-}
-
-fn options(round: u32) -> Options {
-    let format = [Format::IOMMU_PGFAULT_V1, Format::IOMMU_PGFAULT_V2][round as usize % 2];
-    Options::new().format(format).depth(48).per_device(u32::MAX)
-}
-
-fn attach_reporter(end: UnattachedEnd, options: &Options) -> FaultReporter {
-    let info = end.info();
-    FaultReporter::from_socket(end.into(), info.format, &options.clone().depth(info.depth)).unwrap()
-}
-
-fn attach_responder(end: UnattachedEnd) -> FaultResponder {
-    let info = end.info();
-    FaultResponder::from_socket(end.into(), info.format, info.depth).unwrap()
 }
 
 /// Group number `number`, whose PASID says which one it is.
@@ -179,26 +133,21 @@ fn answer_at_random(mut responder: FaultResponder, book: &Book, mut random: Rand
     }
 }
 
-/// One round: the responder is killed.
-fn kill_responder(round: u32, random: &mut Random) -> usize {
+/// One round: the responder is killed. Returns how many groups it left without an answer.
+fn kill_responder(plan: Plan, random: &mut Random) -> usize {
     let book = Book::new();
-    let options = options(round);
+    let options = plan.options();
     let seed = Random(random.0);
-    let (reporter, child) = if round % 4 < 2 {
-        let (reporter, end) = fault::socket(&options).unwrap();
-        (reporter, Child::start(|| answer_at_random(attach_responder(end), &book, seed)))
-    } else {
-        // The one that is killed has made the channel.
-        let (near, far) = UnixStream::pair().unwrap();
-        let child = Child::start(|| {
-            let (responder, end) = fault::socket_responder(&options).unwrap();
-            end.send_over(far).unwrap();
-            answer_at_random(responder, &book, seed);
-        });
-        (attach_reporter(UnattachedEnd::recv_from(near).unwrap(), &options), child)
-    };
+    let (near, far) = UnixStream::pair().unwrap();
+    let mut child = Child::start(|| {
+        let responder = plan.way.responder_there(far, &options);
+        answer_at_random(plan.prepare_responder(responder), &book, seed);
+    });
+    let reporter = plan.prepare_reporter(plan.way.reporter_here(near, &options));
     let kill_after = random.below(400);
-    let mut is_killed = false;
+    if plan.meanwhile {
+        child.kill_meanwhile(random, Duration::from_millis(2));
+    }
     // The cookie of each group, and what it came to.
     let mut groups: Vec<(u32, Option<(ResponseCode, Cause)>)> = Vec::new();
     let mut completed = 0;
@@ -222,33 +171,37 @@ fn kill_responder(round: u32, random: &mut Random) -> usize {
                     break;
                 }
                 Err(ReportError::Closed(_)) => {
-                    assert!(is_killed);
+                    assert!(child.is_killed());
                     break;
                 }
-                Err(error) => panic!("round {round}: {error:?}"),
+                Err(error) => panic!("{plan:?}: {error:?}"),
             }
             pending.remove(0);
         }
-        if !is_killed && completed >= kill_after {
+        if !plan.meanwhile && !child.is_killed() && completed >= kill_after {
             child.kill(random);
-            is_killed = true;
         }
-        match reporter.completions(&mut out) {
+        let outcome = match random.below(4) {
+            // Nobody answers what is not there; and there is an end, if only by the kill.
+            0 if reporter.counters().unanswered > 16 => reporter.wait_completions(&mut out, Some(SOON)),
+            _ => reporter.completions(&mut out),
+        };
+        match outcome {
             Ok(count) => {
                 for ended in &out[..count] {
                     let (cookie, end) = &mut groups[ended.pasid.unwrap() as usize];
                     assert_eq!(*cookie, ended.cookie);
-                    assert_eq!(end.replace((ended.code, ended.cause)), None, "round {round}: ended twice");
+                    assert_eq!(end.replace((ended.code, ended.cause)), None, "{plan:?}: ended twice");
                 }
                 completed += count;
             }
             // Full, there are more groups than the responder keeps open: it will answer some.
             Err(TryRecvError::Empty) => assert!(!is_full || wait_readable(&reporter)),
             Err(TryRecvError::Closed) => break,
-            Err(error) => panic!("round {round}: {error:?}"),
+            Err(error) => panic!("{plan:?}: {error:?}"),
         }
     }
-    assert!(is_killed, "round {round}: closed while the responder lives");
+    assert!(child.is_killed(), "{plan:?}: closed while the responder lives");
     child.assert_killed();
     let notes = book.read();
     let mut hung_up = 0;
@@ -256,9 +209,9 @@ fn kill_responder(round: u32, random: &mut Random) -> usize {
         let answered = Some((code_of(number), Cause::Answered));
         let lost = Some((ResponseCode::Invalid, Cause::HungUp));
         match notes[number] {
-            0 => assert_eq!(*end, lost, "round {round}, group {number}"),
-            BEFORE => assert!(*end == answered || *end == lost, "round {round}, group {number}: {end:?}"),
-            _ => assert_eq!(*end, answered, "round {round}, group {number}"),
+            0 => assert_eq!(*end, lost, "{plan:?}, group {number}"),
+            BEFORE => assert!(*end == answered || *end == lost, "{plan:?}, group {number}: {end:?}"),
+            _ => assert_eq!(*end, answered, "{plan:?}, group {number}"),
         }
         hung_up += usize::from(*end == lost);
     }
@@ -267,13 +220,26 @@ fn kill_responder(round: u32, random: &mut Random) -> usize {
     hung_up
 }
 
+/// Many rounds; the test `name` runs in a process of its own.
+fn storm(name: &str, ways: [Way; 2], seed: u64, round: fn(Plan, &mut Random) -> usize) {
+    in_own_process(name, || {
+        let mut random = Random(seed);
+        println!("seed {seed:#x}");
+        let open: usize = (0..KILLS).map(|number| round(Plan::of(number, ways), &mut random)).sum();
+        assert!(open > KILLS as usize, "hardly anything was open at a kill, so this shows nothing");
+    });
+}
+
 #[test]
 fn responder_killed_anywhere_leaves_no_group_without_an_end_and_none_with_two() {
-    in_own_process("responder_killed_anywhere_leaves_no_group_without_an_end_and_none_with_two", || {
-        let mut random = Random(0x2545_f491_4f6c_dd1d);
-        let hung_up: usize = (0..KILLS).map(|round| kill_responder(round, &mut random)).sum();
-        assert!(hung_up > KILLS as usize, "hardly anything was open at a kill, so this shows nothing");
-    });
+    let name = "responder_killed_anywhere_leaves_no_group_without_an_end_and_none_with_two";
+    storm(name, [SOCKET, SOCKET_MADE_THERE], 0x2545_f491_4f6c_dd1d, kill_responder);
+}
+
+#[test]
+fn responder_killed_anywhere_leaves_no_shared_group_without_an_end_and_none_with_two() {
+    let name = "responder_killed_anywhere_leaves_no_shared_group_without_an_end_and_none_with_two";
+    storm(name, [SHARED, SHARED_MADE_THERE], 0x3c6e_f372_fe94_f82b, kill_responder);
 }
 
 /// Reports without end, noting each group before and after it is published, and in `ends` its end.
@@ -320,38 +286,32 @@ fn report_at_random(reporter: &FaultReporter, book: &Book, ends: &Book, mut rand
     }
 }
 
-/// One round: the reporter is killed.
-fn kill_reporter(round: u32, random: &mut Random) -> usize {
+/// One round: the reporter is killed. Returns how many groups were open then.
+fn kill_reporter(plan: Plan, random: &mut Random) -> usize {
     let (book, ends) = (Book::new(), Book::new());
-    let options = options(round);
+    let options = plan.options();
     let seed = Random(random.0);
-    let (mut responder, child) = if round % 4 < 2 {
-        let (responder, end) = fault::socket_responder(&options).unwrap();
-        (responder, Child::start(|| report_at_random(&attach_reporter(end, &options), &book, &ends, seed)))
-    } else {
-        // The one that is killed has made the channel.
-        let (near, far) = UnixStream::pair().unwrap();
-        let child = Child::start(|| {
-            let (reporter, end) = fault::socket(&options).unwrap();
-            end.send_over(far).unwrap();
-            report_at_random(&reporter, &book, &ends, seed);
-        });
-        (attach_responder(UnattachedEnd::recv_from(near).unwrap()), child)
-    };
+    let (near, far) = UnixStream::pair().unwrap();
+    let mut child = Child::start(|| {
+        let reporter = plan.prepare_reporter(plan.way.reporter_there(far, &options));
+        report_at_random(&reporter, &book, &ends, seed);
+    });
+    let mut responder = plan.prepare_responder(plan.way.responder_here(near, &options));
     let kill_after = random.below(400);
-    let mut is_killed = false;
+    if plan.meanwhile {
+        child.kill_meanwhile(random, Duration::from_millis(2));
+    }
     let mut open = Vec::new();
     let mut answered = vec![false; MOST];
     let mut received = 0;
     let mut pages = [PgFault::default(); 256];
     let told = loop {
-        if !is_killed && received >= kill_after {
+        if !plan.meanwhile && !child.is_killed() && received >= kill_after {
             child.kill(random);
-            is_killed = true;
         }
         match responder.recv_group_timeout(&mut pages, SOON) {
             Ok(group) => {
-                assert_eq!(number_of(&group, &pages), received, "round {round}: in order, without a gap");
+                assert_eq!(number_of(&group, &pages), received, "{plan:?}: in order, without a gap");
                 open.push((received, group));
                 received += 1;
             }
@@ -363,23 +323,23 @@ fn kill_reporter(round: u32, random: &mut Random) -> usize {
             answered[number] = true;
             match group.respond(code_of(number)) {
                 Ok(()) => {}
-                Err(RespondError::Closed) => assert!(is_killed),
-                Err(error) => panic!("round {round}: {}", error.errno()),
+                Err(RespondError::Closed) => assert!(child.is_killed()),
+                Err(error) => panic!("{plan:?}: {}", error.errno()),
             }
         }
     };
-    assert!(matches!(told, TryRecvError::Closed), "round {round}: {told:?}");
-    assert!(is_killed, "round {round}: closed while the reporter lives");
+    assert!(matches!(told, TryRecvError::Closed), "{plan:?}: {told:?}");
+    assert!(child.is_killed(), "{plan:?}: closed while the reporter lives");
     child.assert_killed();
     // Every group that was published was received, and no other.
     let (notes, ends) = (book.read(), ends.read());
     for number in 0..MOST {
         match notes[number] {
-            0 => assert!(number >= received, "round {round}: {number} was never published"),
+            0 => assert!(number >= received, "{plan:?}: {number} was never published"),
             BEFORE => {}
-            _ => assert!(number < received, "round {round}: {number} was published and is lost"),
+            _ => assert!(number < received, "{plan:?}: {number} was published and is lost"),
         }
-        assert!(ends[number] == 0 || answered[number], "round {round}: {number} ended without its answer");
+        assert!(ends[number] == 0 || answered[number], "{plan:?}: {number} ended without its answer");
     }
     let left = open.len();
     assert_eq!(responder.open_cookies().len(), left);
@@ -398,9 +358,12 @@ fn kill_reporter(round: u32, random: &mut Random) -> usize {
 
 #[test]
 fn reporter_killed_anywhere_leaves_every_published_group_whole_and_then_closed() {
-    in_own_process("reporter_killed_anywhere_leaves_every_published_group_whole_and_then_closed", || {
-        let mut random = Random(0x9e37_79b9_7f4a_7c15);
-        let left: usize = (0..KILLS).map(|round| kill_reporter(round, &mut random)).sum();
-        assert!(left > KILLS as usize, "hardly anything was open at a kill, so this shows nothing");
-    });
+    let name = "reporter_killed_anywhere_leaves_every_published_group_whole_and_then_closed";
+    storm(name, [SOCKET, SOCKET_MADE_THERE], 0x9e37_79b9_7f4a_7c15, kill_reporter);
+}
+
+#[test]
+fn reporter_killed_anywhere_leaves_every_published_shared_group_whole_and_then_closed() {
+    let name = "reporter_killed_anywhere_leaves_every_published_shared_group_whole_and_then_closed";
+    storm(name, [SHARED, SHARED_MADE_THERE], 0xa54f_f53a_5f1d_36f1, kill_reporter);
 }

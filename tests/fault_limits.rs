@@ -8,8 +8,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use common::far::readable;
+use common::far_fault::{AnyResponder, MakeAnyFault};
 use common::fault::*;
-use common::{readable, until};
+use common::until;
 use recordfd::fault::{
     self, Cause, FaultCompletion, FaultReporter, FaultRequest, FaultResponder, Options, ReportError,
     Reported, RespondError, ResponseCode,
@@ -20,6 +22,7 @@ use recordfd::{Error, TryRecvError};
 use ResponseCode::{Invalid, Success};
 
 on_every_transport! {
+    here_and_far
     every {
         requests_that_pcie_does_not_have_are_given_back
         room_is_the_depth_and_comes_back_with_collection
@@ -77,7 +80,7 @@ fn assert_too_large(reporter: &FaultReporter, request: FaultRequest) {
     assert_refused(reporter, request, 90, |error| matches!(error, ReportError::TooLarge(_)));
 }
 
-fn requests_that_pcie_does_not_have_are_given_back(make: MakeFault) {
+fn requests_that_pcie_does_not_have_are_given_back(make: MakeAnyFault) {
     use PgFaultPerm as P;
     let (reporter, mut responder) = make(&Options::new());
     let unknown = P::from_bits_retain(0x10);
@@ -110,7 +113,7 @@ fn requests_that_pcie_does_not_have_are_given_back(make: MakeFault) {
     assert!(is_empty(&mut responder) && !readable(&responder));
 }
 
-fn room_is_the_depth_and_comes_back_with_collection(make: MakeFault) {
+fn room_is_the_depth_and_comes_back_with_collection(make: MakeAnyFault) {
     for depth in [1, 2, 3, 7, 64, 200] {
         let (reporter, mut responder) =
             make(&Options::new().depth(depth).per_device(depth.next_power_of_two().max(2)));
@@ -155,7 +158,7 @@ fn queue_has_room_for_as_many_pages_as_its_depth() {
     publish(&reporter, pages[3]);
 }
 
-fn full_channel_keeps_the_pages_before_the_last(make: MakeFault) {
+fn full_channel_keeps_the_pages_before_the_last(make: MakeAnyFault) {
     for per_device in [4, 1] {
         let (reporter, mut responder) = make(&Options::new().depth(4).per_device(per_device));
         let pages = group(1, 7, 2);
@@ -177,7 +180,7 @@ fn full_channel_keeps_the_pages_before_the_last(make: MakeFault) {
     }
 }
 
-fn device_at_its_bound_leaves_room_for_others(make: MakeFault) {
+fn device_at_its_bound_leaves_room_for_others(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new().depth(8).per_device(3));
     (0..3).for_each(|index| assert_ne!(publish(&reporter, page(1, index)), 0));
     assert_device_full(&reporter, page(1, 3));
@@ -202,7 +205,7 @@ fn device_at_its_bound_leaves_room_for_others(make: MakeFault) {
     assert_full(&reporter, page(1, 4));
 }
 
-fn device_may_have_half_the_depth_if_nothing_else_is_said(make: MakeFault) {
+fn device_may_have_half_the_depth_if_nothing_else_is_said(make: MakeAnyFault) {
     for (depth, half) in [(2, 1), (7, 4), (64, 32)] {
         let (reporter, _responder) = make(&Options::new().depth(depth));
         (0..half).for_each(|index| assert_ne!(publish(&reporter, page(1, index)), 0));
@@ -212,9 +215,9 @@ fn device_may_have_half_the_depth_if_nothing_else_is_said(make: MakeFault) {
     }
 }
 
-fn share_of_a_device_counts_pages_and_has_room_for_one_group(make: MakeFault) {
+fn share_of_a_device_counts_pages_and_has_room_for_one_group(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new().depth(32).per_device(6).max_group(8));
-    let answer = |responder: &mut FaultResponder| receive(responder).0.respond(Success).unwrap();
+    let answer = |responder: &mut AnyResponder| receive(responder).0.respond(Success).unwrap();
     // Two, three and one are six.
     reporter.report_batch(&[group(1, 0, 2), group(1, 1, 3), group(1, 2, 1)].concat()).unwrap();
     assert_device_full(&reporter, page(1, 3));
@@ -234,7 +237,7 @@ fn share_of_a_device_counts_pages_and_has_room_for_one_group(make: MakeFault) {
     assert_eq!([3, 1].map(|count| receive(&mut responder).0.len() == count), [true; 2]);
 }
 
-fn half_made_groups_are_bounded_in_all_and_by_device(make: MakeFault) {
+fn half_made_groups_are_bounded_in_all_and_by_device(make: MakeAnyFault) {
     let assert_half_made_full = |reporter: &FaultReporter, request| {
         assert_refused(reporter, request, 11, |error| matches!(error, ReportError::HalfMadeFull(_)));
     };
@@ -268,7 +271,7 @@ fn half_made_groups_are_bounded_in_all_and_by_device(make: MakeFault) {
     reporter.report(half(2, 0)).unwrap();
 }
 
-fn too_large_group_is_forgotten_with_its_last_page(make: MakeFault) {
+fn too_large_group_is_forgotten_with_its_last_page(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new().max_group(3));
     assert_eq!(reporter.max_group(), 3);
     for too_many in [1, 3] {
@@ -297,7 +300,7 @@ fn too_large_group_is_forgotten_with_its_last_page(make: MakeFault) {
     assert_eq!(reporter.counters().in_flight, 6);
 }
 
-fn groups_of_one_page_alone_can_be_all_there_is(make: MakeFault) {
+fn groups_of_one_page_alone_can_be_all_there_is(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new().max_group(1));
     assert_eq!(reporter.max_group(), 1);
     publish(&reporter, page(1, 7));
@@ -309,7 +312,7 @@ fn groups_of_one_page_alone_can_be_all_there_is(make: MakeFault) {
     assert!(is_empty(&mut responder));
 }
 
-fn largest_group_fits_into_the_channel(make: MakeFault) {
+fn largest_group_fits_into_the_channel(make: MakeAnyFault) {
     for (depth, asked) in [(4, 32), (4, 4), (512, 1000), (512, 341), (1000, u32::MAX)] {
         let (reporter, mut responder) = make(&Options::new().depth(depth).max_group(asked));
         let most = reporter.max_group();
@@ -323,7 +326,7 @@ fn largest_group_fits_into_the_channel(make: MakeFault) {
     }
 }
 
-fn unknown_code_leaves_the_group_open(make: MakeFault) {
+fn unknown_code_leaves_the_group_open(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let cookie = publish(&reporter, page(1, 0));
     receive(&mut responder).0.into_cookie();
@@ -336,9 +339,9 @@ fn unknown_code_leaves_the_group_open(make: MakeFault) {
     assert_eq!(ended(&reporter), [(cookie, Success, Cause::Answered)]);
 }
 
-fn stale_cookies_are_refused_and_harm_nobody(make: MakeFault) {
+fn stale_cookies_are_refused_and_harm_nobody(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
-    let assert_stale = |responder: &FaultResponder, cookie| {
+    let assert_stale = |responder: &AnyResponder, cookie| {
         let error = responder.respond(response(cookie, SUCCESS)).unwrap_err();
         assert!(matches!(error, RespondError::StaleCookie) && error.errno() == 22);
     };
@@ -417,7 +420,7 @@ fn cookies_go_round_without_zero() {
     assert_eq!(cookies.len(), 4095, "each is used once before one comes again");
 }
 
-fn options_out_of_range_are_refused(make: MakeFault) {
+fn options_out_of_range_are_refused(make: MakeAnyFault) {
     let refused = |options: &Options, name: &str| {
         let outcomes = [
             #[cfg(feature = "local")]

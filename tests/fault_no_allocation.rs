@@ -308,3 +308,35 @@ fn many_devices_and_pasids_allocate_nothing(make: MakeFault) {
         }
     });
 }
+
+/// What only a shared channel has: fences that one side makes for both. And a reporter that looks by itself.
+#[test]
+fn exchange_allocates_nothing_whoever_fences() {
+    for make in [shared, shared_made_by_responder] {
+        for busy_poll in [Duration::ZERO, Duration::from_micros(100)] {
+            let (reporter, mut responder) = make(&Options::new().busy_poll(busy_poll));
+            responder.set_busy_poll(busy_poll);
+            let mut pages = [PgFault::default(); 4];
+            let mut out = [FaultCompletion::default(); 4];
+            for asymmetric in [false, true] {
+                if asymmetric {
+                    without("use_asymmetric_fence", || {
+                        reporter.use_asymmetric_fence().unwrap();
+                        responder.use_asymmetric_fence().unwrap();
+                    });
+                }
+                without("exchanges", || {
+                    for index in 0..8 {
+                        reporter.report(page(1, index)).unwrap();
+                        assert!(responder.wait(None).unwrap());
+                        responder.recv_group(&mut pages).unwrap().respond(Success).unwrap();
+                        assert_eq!(reporter.wait_completions(&mut out, None).unwrap(), 1);
+                    }
+                    assert!(matches!(responder.try_recv_group(&mut pages), Err(TryRecvError::Empty)));
+                    assert!(matches!(reporter.completions(&mut out), Err(TryRecvError::Empty)));
+                    (reporter.counters(), responder.waits())
+                });
+            }
+        }
+    }
+}

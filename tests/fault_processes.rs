@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::fault::*;
+use common::way::{SOCKET, Way, on_every_way};
 use common::*;
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -20,36 +21,33 @@ use recordfd::fault::{
     RespondError, ResponseCode,
 };
 use recordfd::uapi::{Format, PageResponse, PgFault};
-use recordfd::{TryRecvError, UnattachedEnd, fd};
+use recordfd::{TryRecvError, fd};
+
+on_every_way! {
+    child_answers_every_group
+    child_that_reports_is_answered_every_group
+    responder_received_over_a_socket_answers_every_group
+    reporter_received_over_a_socket_is_answered_every_group
+    responder_killed_with_groups_in_every_state_completes_them_all_at_once
+    every_wait_of_the_reporter_ends_when_the_responder_is_killed
+    every_wait_of_the_responder_ends_when_the_reporter_is_killed
+}
 
 const FORMAT: Format = Format::IOMMU_PGFAULT_V2;
 const DEPTH: u32 = 64;
 
-fn options() -> Options {
-    Options::new().format(FORMAT).depth(DEPTH).per_device(u32::MAX)
+fn options(way: Way) -> Options {
+    // A socket counts groups here, a ring their pages: room for all that any test leaves unread.
+    let depth = if way.is_shared() { 16 * DEPTH } else { DEPTH };
+    Options::new().format(FORMAT).depth(depth).per_device(u32::MAX)
 }
 
-/// In a child: the responder's end that it was started with.
-fn inherited_responder() -> FaultResponder {
-    FaultResponder::from_socket(fd::take_stdin().unwrap(), FORMAT, DEPTH).unwrap()
+fn inherited_responder(way: Way) -> FaultResponder {
+    way.inherited_responder(&options(way), (FORMAT, DEPTH))
 }
 
-/// In a child: the reporter's end that it was started with.
-fn inherited_reporter() -> FaultReporter {
-    FaultReporter::from_socket(fd::take_stdin().unwrap(), FORMAT, &options()).unwrap()
-}
-
-/// Makes a channel and starts the test `name` as a child with the responder's end.
-fn responding_child(name: &str) -> (FaultReporter, Child) {
-    let (reporter, end) = fault::socket(&options()).unwrap();
-    assert_eq!(end.info().depth, DEPTH);
-    (reporter, spawn_child(name, end.into()))
-}
-
-/// Makes a channel and starts the test `name` as a child with the reporter's end.
-fn reporting_child(name: &str) -> (FaultResponder, Child) {
-    let (responder, end) = fault::socket_responder(&options()).unwrap();
-    (responder, spawn_child(name, end.into()))
+fn inherited_reporter(way: Way) -> FaultReporter {
+    way.inherited_reporter(&options(way), (FORMAT, DEPTH))
 }
 
 /// The answer to the group that is the number `prg_index` of its device.
@@ -136,56 +134,44 @@ fn assert_all_are_answered(reporter: &FaultReporter) {
     assert_eq!(reporter.counters().late_answers, 0);
 }
 
-#[test]
-fn child_answers_every_group() {
+fn child_answers_every_group(way: Way) {
     if in_child() {
-        return answer_all(inherited_responder());
+        return answer_all(inherited_responder(way));
     }
-    let (reporter, child) = responding_child("child_answers_every_group");
+    let (reporter, child) = way.responding_child("child_answers_every_group", &options(way));
     assert_all_are_answered(&reporter);
     drop(reporter);
     finish(child);
 }
 
-#[test]
-fn child_that_reports_is_answered_every_group() {
+fn child_that_reports_is_answered_every_group(way: Way) {
     if in_child() {
-        return assert_all_are_answered(&inherited_reporter());
+        return assert_all_are_answered(&inherited_reporter(way));
     }
-    let (responder, child) = reporting_child("child_that_reports_is_answered_every_group");
+    let (responder, child) = way.reporting_child("child_that_reports_is_answered_every_group", &options(way));
     answer_all(responder);
     finish(child);
 }
 
-#[test]
-fn responder_received_over_a_socket_answers_every_group() {
+fn responder_received_over_a_socket_answers_every_group(way: Way) {
     if in_child() {
-        let end = UnattachedEnd::recv_from(fd::take_stdin().unwrap()).unwrap();
-        let info = end.info();
-        return answer_all(FaultResponder::from_socket(end.into(), info.format, info.depth).unwrap());
+        return answer_all(way.responder_there(fd::take_stdin().unwrap(), &options(way)));
     }
     let (near, far) = UnixStream::pair().unwrap();
-    let child = spawn_child("responder_received_over_a_socket_answers_every_group", far.into());
-    let (reporter, end) = fault::socket(&options()).unwrap();
-    end.send_over(&near).unwrap();
+    let child = way.spawn("responder_received_over_a_socket_answers_every_group", far);
+    let reporter = way.reporter_here(near, &options(way));
     assert_all_are_answered(&reporter);
     drop(reporter);
     finish(child);
 }
 
-#[test]
-fn reporter_received_over_a_socket_is_answered_every_group() {
+fn reporter_received_over_a_socket_is_answered_every_group(way: Way) {
     if in_child() {
-        let end = UnattachedEnd::recv_from(fd::take_stdin().unwrap()).unwrap();
-        let info = end.info();
-        let options = options().depth(info.depth);
-        let reporter = FaultReporter::from_socket(end.into(), info.format, &options).unwrap();
-        return assert_all_are_answered(&reporter);
+        return assert_all_are_answered(&way.reporter_there(fd::take_stdin().unwrap(), &options(way)));
     }
     let (near, far) = UnixStream::pair().unwrap();
-    let child = spawn_child("reporter_received_over_a_socket_is_answered_every_group", far.into());
-    let (responder, end) = fault::socket_responder(&options()).unwrap();
-    end.send_over(&near).unwrap();
+    let child = way.spawn("reporter_received_over_a_socket_is_answered_every_group", far);
+    let responder = way.responder_here(near, &options(way));
     answer_all(responder);
     finish(child);
 }
@@ -217,8 +203,8 @@ impl Drop for Stopped {
 
 /// Kills the responder of 60 groups of which it has read 40 and answered 20; how long it took until all
 /// had completed. `collected`: the answers were taken in before.
-fn killed_in_the_middle(name: &str, collected: bool) -> Duration {
-    let (reporter, child) = responding_child(name);
+fn killed_in_the_middle(way: Way, name: &str, collected: bool) -> Duration {
+    let (reporter, child) = way.responding_child(name, &options(way));
     let child = Stopped(child);
     let pid = Pid::from_raw(child.0.id() as i32);
     let cookies: Vec<_> = (0..60).map(|prg_index| try_publish(&reporter, prg_index).unwrap()).collect();
@@ -264,18 +250,17 @@ fn killed_in_the_middle(name: &str, collected: bool) -> Duration {
     took
 }
 
-#[test]
-fn responder_killed_with_groups_in_every_state_completes_them_all_at_once() {
+fn responder_killed_with_groups_in_every_state_completes_them_all_at_once(way: Way) {
     let name = "responder_killed_with_groups_in_every_state_completes_them_all_at_once";
     if in_child() {
-        return stop_in_the_middle(inherited_responder());
+        return stop_in_the_middle(inherited_responder(way));
     }
     for collected in [true, false] {
         // The kernel closes what a killed process had open, and wakes; a busy machine may take its time
         // for either. What is promised must be seen once in a few: a poll that is not woken, or a wait by
         // the clock, would be late each time.
         let times: Vec<_> = (0..5)
-            .map(|_| killed_in_the_middle(name, collected))
+            .map(|_| killed_in_the_middle(way, name, collected))
             .scan(false, |done, took| {
                 let before = std::mem::replace(done, took < AT_ONCE);
                 (!before).then_some(took)
@@ -285,10 +270,9 @@ fn responder_killed_with_groups_in_every_state_completes_them_all_at_once() {
     }
 }
 
-#[test]
-fn every_wait_of_the_reporter_ends_when_the_responder_is_killed() {
+fn every_wait_of_the_reporter_ends_when_the_responder_is_killed(way: Way) {
     if in_child() {
-        let mut responder = inherited_responder();
+        let mut responder = inherited_responder(way);
         let _kept = responder.recv_group(&mut [PgFault::default(); 64]).unwrap();
         raise(Signal::SIGKILL).unwrap();
     }
@@ -302,25 +286,24 @@ fn every_wait_of_the_reporter_ends_when_the_responder_is_killed() {
         |reporter| reporter.reset(1, SOON * 10).unwrap(),
     ];
     for wait in waits {
-        let (reporter, mut child) =
-            responding_child("every_wait_of_the_reporter_ends_when_the_responder_is_killed");
+        let (reporter, mut child) = way
+            .responding_child("every_wait_of_the_reporter_ends_when_the_responder_is_killed", &options(way));
         try_publish(&reporter, 3).unwrap();
         soon(move || wait(reporter));
         child.wait().unwrap();
     }
 }
 
-#[test]
-fn every_wait_of_the_responder_ends_when_the_reporter_is_killed() {
+fn every_wait_of_the_responder_ends_when_the_reporter_is_killed(way: Way) {
     if in_child() {
-        let reporter = inherited_reporter();
+        let reporter = inherited_reporter(way);
         try_publish(&reporter, 0).unwrap();
         // A group that is never published.
         assert_eq!(reporter.report_batch(&group(1, 7, 3)[..2]).unwrap(), 2);
         raise(Signal::SIGKILL).unwrap();
     }
     let name = "every_wait_of_the_responder_ends_when_the_reporter_is_killed";
-    let (mut responder, mut child) = reporting_child(name);
+    let (mut responder, mut child) = way.reporting_child(name, &options(way));
     let (group, responder) = soon(move || {
         let mut pages = [PgFault::default(); 64];
         let group = responder.recv_group(&mut pages).unwrap();
@@ -353,6 +336,7 @@ fn hand_over(name: &str, end: impl AsFd, open: &[u32]) -> (UnixStream, Child) {
     (near, child)
 }
 
+/// On sockets alone: an attached end of a shared channel stays in its process.
 #[test]
 fn responder_that_takes_over_answers_what_the_one_before_it_left_open() {
     let name = "responder_that_takes_over_answers_what_the_one_before_it_left_open";
@@ -380,7 +364,7 @@ fn responder_that_takes_over_answers_what_the_one_before_it_left_open() {
         // It ends by any means; killed is the hardest.
         raise(Signal::SIGKILL).unwrap();
     }
-    let (reporter, end) = fault::socket(&options()).unwrap();
+    let (reporter, end) = fault::socket(&options(SOCKET)).unwrap();
     // Whoever replaces responders keeps the end open meanwhile.
     let end = OwnedFd::from(end);
     let (mut open, mut published, mut answered) = (Vec::new(), Vec::new(), Vec::new());

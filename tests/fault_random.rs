@@ -5,23 +5,24 @@ mod common;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use common::far_fault::*;
 use common::fault::*;
 use recordfd::TryRecvError;
 use recordfd::fault::{
-    Cause, FaultCompletion, FaultGroup, FaultReporter, FaultRequest, FaultResponder, Options, ReportError,
-    ResponseCode,
+    Cause, FaultCompletion, FaultReporter, FaultRequest, Options, ReportError, ResponseCode,
 };
 use recordfd::uapi::{Format, PgFault};
 
 use ResponseCode::{Invalid, Success};
 
 on_every_transport! {
+    here_and_far
     every {}
     local {
         exchanges_between_threads_agree_with_the_picture
     }
     socket {
-        exchanges_over_a_socket_agree_with_the_picture
+        exchanges_with_another_process_agree_with_the_picture
     }
 }
 
@@ -57,14 +58,14 @@ impl Random {
 /// The channel, and the picture of it.
 struct Exchange {
     reporter: FaultReporter,
-    responder: FaultResponder,
+    responder: AnyResponder,
     takes_unread_back: bool,
     random: Random,
     next_page: u64,
     /// Pages of each half-made group, and whether it is too large.
     half_made: BTreeMap<Key, (Vec<u64>, bool)>,
     unread: VecDeque<Group>,
-    held: Vec<(FaultGroup, Group)>,
+    held: Vec<(AnyGroup, Group)>,
     ends: Vec<End>,
     cookies: HashSet<u32>,
     published: usize,
@@ -72,7 +73,7 @@ struct Exchange {
 }
 
 impl Exchange {
-    fn new(make: MakeFault, takes_unread_back: bool, format: Format, seed: u64) -> Self {
+    fn new(make: MakeAnyFault, takes_unread_back: bool, format: Format, seed: u64) -> Self {
         let options = Options::new().depth(24).per_device(32).half_made(6).max_group(MAX_GROUP as u32);
         let (reporter, responder) = make(&options.format(format).deadline(HOUR).half_made_age(HOUR));
         Self {
@@ -186,7 +187,7 @@ impl Exchange {
     }
 
     /// Checks a received group against the one that is next.
-    fn note_received(&mut self, group: FaultGroup, pages: &[PgFault]) {
+    fn note_received(&mut self, group: AnyGroup, pages: &[PgFault]) {
         let expected = self.unread.pop_front().expect("a group that was never published");
         let addresses: Vec<_> = pages.iter().map(|page| page.addr).collect();
         assert_eq!(addresses, expected.pages);
@@ -338,7 +339,7 @@ impl Exchange {
     }
 }
 
-fn agree(make: MakeFault, takes_unread_back: bool) {
+fn agree(make: MakeAnyFault, takes_unread_back: bool) {
     for format in [Format::IOMMU_PGFAULT_V1, Format::IOMMU_PGFAULT_V2] {
         for seed in [0x2545_f491_4f6c_dd1d, 0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03] {
             let mut exchange = Exchange::new(make, takes_unread_back, format, seed);
@@ -350,9 +351,9 @@ fn agree(make: MakeFault, takes_unread_back: bool) {
 
 #[cfg(feature = "local")]
 fn exchanges_between_threads_agree_with_the_picture() {
-    agree(local, true);
+    agree(|options| here(local(options)), true);
 }
 
-fn exchanges_over_a_socket_agree_with_the_picture(make: MakeFault) {
+fn exchanges_with_another_process_agree_with_the_picture(make: MakeAnyFault) {
     agree(make, false);
 }

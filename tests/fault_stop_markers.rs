@@ -5,8 +5,10 @@ mod common;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::far::readable;
+use common::far_fault::MakeAnyFault;
 use common::fault::*;
-use common::{SOON, readable, soon};
+use common::{SOON, soon};
 use recordfd::DrainError;
 use recordfd::fault::{
     Cause, FaultReporter, FaultRequest, Options, ReportError, Reported, ResponseCode::Success,
@@ -14,6 +16,7 @@ use recordfd::fault::{
 use recordfd::uapi::PgFaultPerm;
 
 on_every_transport! {
+    here_and_far
     marker_wakes_who_waits_for_it
     marker_in_a_batch_wakes_who_waits_for_it
     marker_that_came_before_the_wait_is_taken_once
@@ -52,14 +55,14 @@ fn wait_while(reporter: &FaultReporter, timeout: Duration, act: impl FnOnce()) {
     assert!(!has_marker(reporter, 1, 5), "the waiter has it");
 }
 
-fn marker_wakes_who_waits_for_it(make: MakeFault) {
+fn marker_wakes_who_waits_for_it(make: MakeAnyFault) {
     let (reporter, _responder) = make(&Options::new());
     for timeout in [SOON, Duration::MAX] {
         wait_while(&reporter, timeout, || mark(&reporter, 1, 5));
     }
 }
 
-fn marker_in_a_batch_wakes_who_waits_for_it(make: MakeFault) {
+fn marker_in_a_batch_wakes_who_waits_for_it(make: MakeAnyFault) {
     let (reporter, _responder) = make(&Options::new());
     // Also if the batch goes no further than behind it.
     for (behind, taken) in [(page(1, 1), 3), (page(1, 512), 2)] {
@@ -70,7 +73,7 @@ fn marker_in_a_batch_wakes_who_waits_for_it(make: MakeFault) {
     }
 }
 
-fn marker_that_came_before_the_wait_is_taken_once(make: MakeFault) {
+fn marker_that_came_before_the_wait_is_taken_once(make: MakeAnyFault) {
     let (reporter, _responder) = make(&Options::new());
     assert!(!has_marker(&reporter, 1, 5));
     mark(&reporter, 1, 5);
@@ -82,7 +85,7 @@ fn marker_that_came_before_the_wait_is_taken_once(make: MakeFault) {
     assert!(has_marker(&reporter, 1, 5) && !has_marker(&reporter, 1, 5));
 }
 
-fn wait_ends_in_time(make: MakeFault) {
+fn wait_ends_in_time(make: MakeAnyFault) {
     let (reporter, _responder) = make(&Options::new());
     let began = Instant::now();
     let timeout = Duration::from_millis(20);
@@ -90,7 +93,7 @@ fn wait_ends_in_time(make: MakeFault) {
     assert!(began.elapsed() >= timeout);
 }
 
-fn waiters_take_their_own_markers(make: MakeFault) {
+fn waiters_take_their_own_markers(make: MakeAnyFault) {
     let (reporter, _responder) = make(&Options::new());
     thread::scope(|scope| {
         let waiters = [5, 6, 7].map(|pasid| {
@@ -107,7 +110,7 @@ fn waiters_take_their_own_markers(make: MakeFault) {
     assert_eq!(reporter.counters().stop_markers, 3);
 }
 
-fn marker_of_another_device_or_pasid_is_not_taken(make: MakeFault) {
+fn marker_of_another_device_or_pasid_is_not_taken(make: MakeAnyFault) {
     let (reporter, _responder) = make(&Options::new());
     mark(&reporter, 1, 5);
     mark(&reporter, 2, 0);
@@ -117,7 +120,7 @@ fn marker_of_another_device_or_pasid_is_not_taken(make: MakeFault) {
     assert!(has_marker(&reporter, 2, 0) && has_marker(&reporter, 1, 5));
 }
 
-fn marker_is_forgotten_when_its_pasid_requests_pages_again(make: MakeFault) {
+fn marker_is_forgotten_when_its_pasid_requests_pages_again(make: MakeAnyFault) {
     let (reporter, _responder) = make(&Options::new());
     let of = |dev_id, pasid, last| FaultRequest { pasid, last, ..page(dev_id, 7) };
     for last in [true, false] {
@@ -134,7 +137,7 @@ fn marker_is_forgotten_when_its_pasid_requests_pages_again(make: MakeFault) {
     }
 }
 
-fn marker_is_forgotten_with_its_device(make: MakeFault) {
+fn marker_is_forgotten_with_its_device(make: MakeAnyFault) {
     let (reporter, _responder) = make(&Options::new());
     for (dev_id, pasid) in [(1, 5), (1, 6), (2, 5)] {
         mark(&reporter, dev_id, pasid);
@@ -147,7 +150,7 @@ fn marker_is_forgotten_with_its_device(make: MakeFault) {
     assert!(!has_marker(&reporter, 2, 5));
 }
 
-fn marker_is_neither_published_nor_answered(make: MakeFault) {
+fn marker_is_neither_published_nor_answered(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new().depth(2).per_device(1));
     publish(&reporter, page(1, 0));
     receive(&mut responder).0.respond(Success).unwrap();
@@ -162,7 +165,7 @@ fn marker_is_neither_published_nor_answered(make: MakeFault) {
     assert!(is_empty(&mut responder) && responder.open_cookies().is_empty());
 }
 
-fn marker_in_a_group_leaves_the_group_unharmed(make: MakeFault) {
+fn marker_in_a_group_leaves_the_group_unharmed(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let pages = group(1, 3, 3);
     assert_eq!(reporter.report_batch(&pages[..2]).unwrap(), 2);
@@ -193,7 +196,7 @@ fn marker_in_a_group_leaves_the_group_unharmed(make: MakeFault) {
     assert!(matches!(reporter.report(nothing), Err(ReportError::Permission(_))));
 }
 
-fn latest_markers_are_kept(make: MakeFault) {
+fn latest_markers_are_kept(make: MakeAnyFault) {
     let (reporter, _responder) = make(&Options::new());
     mark(&reporter, 2, 99);
     for pasid in 0..20 {

@@ -13,8 +13,11 @@ use std::sync::{Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use ResponseCode::{Invalid, Success};
+use common::far::readable;
+use common::far_fault::*;
 use common::fault::*;
-use common::{readable, until};
+use common::until;
 use nix::poll::{PollFd, PollFlags, poll};
 use recordfd::fault::{
     self, Cause, FaultCompletion, FaultReporter, FaultRequest, FaultResponder, Options, ReportError,
@@ -22,8 +25,6 @@ use recordfd::fault::{
 };
 use recordfd::uapi::{EventFlags, Format, PgFault, PgFaultFlags, PgFaultPerm, Record};
 use recordfd::{DrainError, Error, TryRecvError, Violation};
-
-use ResponseCode::{Invalid, Success};
 
 /// Longer than any of the calls here may take, shorter than they would wait if they missed something.
 const PROMPT: Duration = Duration::from_secs(5);
@@ -92,8 +93,13 @@ fn drain(reporter: &FaultReporter) -> Worker<Result<(), DrainError>> {
 }
 
 #[test]
+fn far_end() {
+    common::far::far_end();
+}
+
+#[test]
 fn drain_returns_when_another_thread_detaches_the_device() {
-    for make in EVERY_MAKE {
+    for make in EVERY_MAKE_ANY {
         let (reporter, mut responder) = make(&ageless());
         let cookie = publish(&reporter, page(1, 1));
         let (_held, _) = receive(&mut responder);
@@ -106,7 +112,7 @@ fn drain_returns_when_another_thread_detaches_the_device() {
 
 #[test]
 fn drain_returns_when_another_thread_takes_in_the_answer() {
-    for make in EVERY_MAKE {
+    for make in EVERY_MAKE_ANY {
         let (reporter, mut responder) = make(&ageless());
         publish(&reporter, page(1, 1));
         let (held, _) = receive(&mut responder);
@@ -127,7 +133,7 @@ fn drain_returns_when_another_thread_takes_in_the_answer() {
 
 #[test]
 fn several_drains_return_though_one_of_them_takes_the_answer() {
-    for make in EVERY_MAKE {
+    for make in EVERY_MAKE_ANY {
         let (reporter, mut responder) = make(&ageless());
         publish(&reporter, page(1, 1));
         let (held, _) = receive(&mut responder);
@@ -188,6 +194,7 @@ fn descriptor_is_readable_until_the_last_unfinished_group_is_collected() {
 
 #[test]
 fn notice_wakes_a_responder_that_sleeps_or_looks_by_itself() {
+    // What a thread of this process does is looked at.
     for make in EVERY_MAKE {
         for busy_poll in [Duration::ZERO, LONG] {
             let (reporter, mut responder) = make(&v2());
@@ -230,7 +237,7 @@ fn receive_with_a_timeout_ends_in_time_though_more_notices_are_there() {
 
 #[test]
 fn receive_of_many_finds_a_group_with_more_pages_than_places() {
-    for make in EVERY_MAKE {
+    for make in EVERY_MAKE_ANY {
         let (reporter, mut responder) = make(&Options::new());
         reporter.report_batch(&group(1, 1, 32)).unwrap();
         let (mut pages, mut groups) = ([PgFault::default(); 256], [const { None }; 8]);
@@ -241,7 +248,7 @@ fn receive_of_many_finds_a_group_with_more_pages_than_places() {
 
 #[test]
 fn receive_of_many_leaves_places_alone_that_hold_a_group() {
-    for make in EVERY_MAKE {
+    for make in EVERY_MAKE_ANY {
         let (reporter, mut responder) = make(&Options::new());
         let cookies = [0, 1, 2, 3].map(|prg_index| publish(&reporter, page(1, prg_index)));
         let (mut pages, mut groups) = ([PgFault::default(); 8], [const { None }; 3]);
@@ -257,7 +264,7 @@ fn receive_of_many_leaves_places_alone_that_hold_a_group() {
 
 #[test]
 fn one_place_for_completions_is_filled_behind_late_answers() {
-    for make in EVERY_MAKE {
+    for make in EVERY_MAKE_ANY {
         let (reporter, mut responder) = make(&Options::new());
         let late =
             [0, 1, 2].map(|prg_index| (publish(&reporter, page(1, prg_index)), receive(&mut responder).0));
@@ -278,7 +285,7 @@ fn one_place_for_completions_is_filled_behind_late_answers() {
 
 #[test]
 fn device_with_large_groups_leaves_room_for_another() {
-    for make in EVERY_MAKE {
+    for make in EVERY_MAKE_ANY {
         let (reporter, _responder) = make(&Options::new());
         let refused = (0..512).find_map(|prg_index| {
             let large = group(1, prg_index, 32);
@@ -292,7 +299,7 @@ fn device_with_large_groups_leaves_room_for_another() {
 
 #[test]
 fn device_with_half_made_groups_leaves_room_for_another() {
-    for make in EVERY_MAKE {
+    for make in EVERY_MAKE_ANY {
         let (reporter, _responder) = make(&ageless());
         for prg_index in 0..8 {
             reporter.report(half(1, prg_index)).unwrap();
@@ -472,7 +479,7 @@ fn publisher(reporter: &FaultReporter, tally: &Tally, device: u32) {
 }
 
 /// Answers most groups at once, some later, some by dropping them.
-fn answerer(mut responder: FaultResponder) {
+fn answerer(mut responder: AnyResponder) {
     let mut pages = [PgFault::default(); 8];
     let mut held = Vec::new();
     for number in 0.. {
@@ -534,7 +541,7 @@ fn disturber(reporter: &FaultReporter, tally: &Tally) {
     }
 }
 
-fn every_group_completes_once(make: MakeFault, busy_poll: Duration) {
+fn every_group_completes_once(make: MakeAnyFault, busy_poll: Duration) {
     let options = ageless().format(Format::IOMMU_PGFAULT_V2).depth(8).per_device(8);
     let (reporter, mut responder) = make(&options.busy_poll(busy_poll).deadline(Duration::from_micros(300)));
     responder.set_busy_poll(busy_poll);
@@ -548,8 +555,9 @@ fn every_group_completes_once(make: MakeFault, busy_poll: Duration) {
             scope.spawn(|| disturber(&reporter, &tally)),
         ];
         let pollers = [(); 2].map(|()| scope.spawn(|| poller(&reporter, &tally)));
-        // Nothing to wait for: this is how long they disturb each other.
+        // This is how long they disturb each other; longer where a busy machine gives them little time.
         thread::sleep(Duration::from_secs(1));
+        until(|| tally.published.load(Ordering::Relaxed) > 100);
         tally.quiet.store(true, Ordering::Relaxed);
         let quiet = disturbers.map(|thread| thread.join().is_ok());
         // From here on only the descriptor tells of the rest, late answers included.
@@ -570,16 +578,22 @@ fn every_group_completes_once(make: MakeFault, busy_poll: Duration) {
 #[cfg(feature = "local")]
 #[test]
 fn every_group_completes_once_between_busy_threads() {
-    every_group_completes_once(local, Duration::ZERO);
+    every_group_completes_once(|options| here(local(options)), Duration::ZERO);
 }
 
 #[cfg(feature = "local")]
 #[test]
 fn every_group_completes_once_between_busy_threads_that_look_by_themselves() {
-    every_group_completes_once(local, Duration::from_micros(50));
+    every_group_completes_once(|options| here(local(options)), Duration::from_micros(50));
 }
 
 #[test]
 fn every_group_completes_once_on_a_socket_of_busy_threads() {
-    every_group_completes_once(socket, Duration::ZERO);
+    every_group_completes_once(|options| here(socket(options)), Duration::ZERO);
+}
+
+#[test]
+fn every_group_completes_once_in_shared_memory_of_busy_threads() {
+    every_group_completes_once(|options| here(shared(options)), Duration::from_micros(50));
+    every_group_completes_once(shared_made_by_far_responder, Duration::ZERO);
 }

@@ -5,17 +5,20 @@ mod common;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::far::readable;
+use common::far_fault::{AnyResponder, MakeAnyFault};
 use common::fault::*;
-use common::{SOON, readable, soon};
+use common::{SOON, soon};
 use recordfd::TryRecvError;
 use recordfd::fault::{
-    Cause, FaultCompletion, FaultReporter, FaultRequest, FaultResponder, Options, ReportError, Reported,
-    RespondError, ResponseCode,
+    Cause, FaultCompletion, FaultReporter, FaultRequest, Options, ReportError, Reported, RespondError,
+    ResponseCode,
 };
 
 use ResponseCode::{Invalid, Success};
 
 on_every_transport! {
+    here_and_far
     every {
         nothing_is_due_without_limits_or_groups
         unanswered_group_completes_at_its_deadline_and_not_before
@@ -63,7 +66,7 @@ fn due_after(reporter: &FaultReporter, after: Duration, report: impl FnOnce()) -
     due
 }
 
-fn nothing_is_due_without_limits_or_groups(make: MakeFault) {
+fn nothing_is_due_without_limits_or_groups(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new().half_made_age(HOUR));
     assert_eq!(reporter.next_deadline(), None);
     let cookie = publish(&reporter, page(1, 0));
@@ -77,7 +80,7 @@ fn nothing_is_due_without_limits_or_groups(make: MakeFault) {
     assert_eq!(reporter.next_deadline(), None, "its last page has come");
 }
 
-fn unanswered_group_completes_at_its_deadline_and_not_before(make: MakeFault) {
+fn unanswered_group_completes_at_its_deadline_and_not_before(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new().deadline(HOUR));
     for delivered in [false, true] {
         let mut cookie = 0;
@@ -93,7 +96,7 @@ fn unanswered_group_completes_at_its_deadline_and_not_before(make: MakeFault) {
     assert_eq!(reporter.counters().deadline, 2);
 }
 
-fn groups_are_due_in_the_order_of_their_publication(make: MakeFault) {
+fn groups_are_due_in_the_order_of_their_publication(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new().deadline(HOUR));
     let mut cookies = [0; 2];
     let first = due_after(&reporter, HOUR, || cookies[0] = publish(&reporter, page(1, 0)));
@@ -112,7 +115,7 @@ fn groups_are_due_in_the_order_of_their_publication(make: MakeFault) {
     assert_eq!((reporter.process(second), reporter.process(second + HOUR)), (0, 1));
 }
 
-fn answers_that_came_by_then_are_applied_first(make: MakeFault) {
+fn answers_that_came_by_then_are_applied_first(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new().deadline(HOUR));
     let cookies = [0, 1].map(|index| publish(&reporter, page(1, index)));
     let (_open, _) = receive(&mut responder);
@@ -122,7 +125,7 @@ fn answers_that_came_by_then_are_applied_first(make: MakeFault) {
     assert_eq!(ended(&reporter), ends);
 }
 
-fn half_made_group_completes_at_its_age_and_not_before(make: MakeFault) {
+fn half_made_group_completes_at_its_age_and_not_before(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new().half_made_age(HOUR));
     let due = due_after(&reporter, HOUR, || report_half(&reporter, 1, 3));
     report_half(&reporter, 1, 3);
@@ -138,7 +141,7 @@ fn half_made_group_completes_at_its_age_and_not_before(make: MakeFault) {
     assert_eq!((reporter.next_deadline(), reporter.process(due + HOUR)), (None, 0));
 }
 
-fn half_made_groups_are_due_in_the_order_of_their_first_pages(make: MakeFault) {
+fn half_made_groups_are_due_in_the_order_of_their_first_pages(make: MakeAnyFault) {
     let (reporter, _responder) = make(&Options::new().half_made_age(HOUR));
     let first = due_after(&reporter, HOUR, || report_half(&reporter, 1, 0));
     reporter.report(FaultRequest { pasid: None, ..half(2, 1) }).unwrap();
@@ -152,7 +155,7 @@ fn half_made_groups_are_due_in_the_order_of_their_first_pages(make: MakeFault) {
     assert_eq!((end.dev_id, end.pasid, end.prg_index), (2, None, 1));
 }
 
-fn next_deadline_is_the_earlier_of_both(make: MakeFault) {
+fn next_deadline_is_the_earlier_of_both(make: MakeAnyFault) {
     for (deadline, age) in [(HOUR, 2 * HOUR), (2 * HOUR, HOUR)] {
         let (reporter, mut responder) = make(&Options::new().deadline(deadline).half_made_age(age));
         let before = Instant::now();
@@ -168,7 +171,7 @@ fn next_deadline_is_the_earlier_of_both(make: MakeFault) {
     }
 }
 
-fn last_page_behind_the_age_is_a_group_of_its_own(make: MakeFault) {
+fn last_page_behind_the_age_is_a_group_of_its_own(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new().half_made_age(HOUR));
     report_half(&reporter, 1, 3);
     assert_eq!(reporter.process(Instant::now() + 2 * HOUR), 1);
@@ -180,7 +183,7 @@ fn last_page_behind_the_age_is_a_group_of_its_own(make: MakeFault) {
     assert_eq!(receive(&mut responder).0.len(), 2);
 }
 
-fn process_tells_how_many_completions_wait(make: MakeFault) {
+fn process_tells_how_many_completions_wait(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new().deadline(2 * HOUR).half_made_age(HOUR));
     publish(&reporter, page(1, 0));
     report_half(&reporter, 2, 0);
@@ -193,7 +196,7 @@ fn process_tells_how_many_completions_wait(make: MakeFault) {
     assert_eq!((reporter.detach(2), collect(&reporter).len(), reporter.process(now)), (3, 3, 0));
 }
 
-fn uncollected_unfinished_groups_take_up_room(make: MakeFault) {
+fn uncollected_unfinished_groups_take_up_room(make: MakeAnyFault) {
     let (reporter, _responder) = make(&Options::new().half_made(2).half_made_age(HOUR));
     report_half(&reporter, 1, 0);
     report_half(&reporter, 2, 0);
@@ -207,7 +210,7 @@ fn uncollected_unfinished_groups_take_up_room(make: MakeFault) {
     assert!(matches!(reporter.report(half(4, 0)), Err(ReportError::HalfMadeFull(_))));
 }
 
-fn wait_for_completions_acts_on_what_is_due(make: MakeFault) {
+fn wait_for_completions_acts_on_what_is_due(make: MakeAnyFault) {
     let short = Duration::from_millis(20);
     let (reporter, mut responder) = make(&Options::new().deadline(short).half_made_age(HOUR));
     let (other, _kept) = make(&Options::new().half_made_age(short));
@@ -231,7 +234,7 @@ fn wait_for_completions_acts_on_what_is_due(make: MakeFault) {
     });
 }
 
-fn longest_times_are_no_overflow(make: MakeFault) {
+fn longest_times_are_no_overflow(make: MakeAnyFault) {
     let (reporter, mut responder) =
         make(&Options::new().deadline(Duration::MAX).half_made_age(Duration::MAX));
     publish(&reporter, page(1, 0));
@@ -247,7 +250,7 @@ fn longest_times_are_no_overflow(make: MakeFault) {
 
 /// A channel with room for two groups, both of which are zombies: their cookies are with the responder,
 /// their completions collected.
-fn with_zombies(make: MakeFault) -> (FaultReporter, FaultResponder, Vec<u32>) {
+fn with_zombies(make: MakeAnyFault) -> (FaultReporter, AnyResponder, Vec<u32>) {
     let (reporter, mut responder) = make(&Options::new().depth(2).per_device(2).deadline(HOUR));
     let zombies = [0, 1].map(|index| publish(&reporter, page(1, index)));
     let cookies: Vec<_> = zombies.iter().map(|_| receive(&mut responder).0.into_cookie()).collect();
@@ -256,7 +259,7 @@ fn with_zombies(make: MakeFault) -> (FaultReporter, FaultResponder, Vec<u32>) {
     (reporter, responder, cookies)
 }
 
-fn zombies_take_up_room_until_they_are_answered(make: MakeFault) {
+fn zombies_take_up_room_until_they_are_answered(make: MakeAnyFault) {
     let (reporter, mut responder, cookies) = with_zombies(make);
     let assert_full = || match reporter.report(page(2, 2)) {
         Err(ReportError::Full(request)) => assert_eq!(request, page(2, 2)),
@@ -289,7 +292,7 @@ fn zombies_take_up_room_until_they_are_answered(make: MakeFault) {
     }
 }
 
-fn hang_up_frees_zombies(make: MakeFault) {
+fn hang_up_frees_zombies(make: MakeAnyFault) {
     let (reporter, responder, _) = with_zombies(make);
     drop(responder);
     assert!(common::until(|| reporter.is_closed()));
@@ -336,7 +339,7 @@ fn descriptor_is_readable_for_what_time_has_completed() {
     }
 }
 
-fn answer_behind_the_deadline_is_counted_as_late(make: MakeFault) {
+fn answer_behind_the_deadline_is_counted_as_late(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new().deadline(HOUR));
     let cookie = publish(&reporter, page(1, 0));
     assert_eq!(reporter.process(Instant::now() + 2 * HOUR), 1);

@@ -6,8 +6,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use common::far::readable;
+use common::far_fault::MakeAnyFault;
 use common::fault::*;
-use common::{readable, until};
+use common::until;
 use recordfd::fault::{Cause, FaultResponder, Options, ResponseCode};
 use recordfd::uapi::{Event, EventFlags, EventHeader, Format, PgFault, PgFaultFlags, Record, RecordError};
 use recordfd::{TryRecvError, Violation};
@@ -15,6 +17,7 @@ use recordfd::{TryRecvError, Violation};
 use ResponseCode::{Invalid, Success};
 
 on_every_transport! {
+    here_and_far
     every {
         exchange_is_that_of_v1
         cancelled_group_is_told_once
@@ -44,12 +47,12 @@ fn options() -> Options {
 }
 
 /// Every notice that can be had now.
-fn told(responder: &mut FaultResponder) -> Vec<u32> {
+fn told(responder: &mut impl Responds) -> Vec<u32> {
     assert!(is_empty(responder));
     std::iter::from_fn(|| responder.next_cancelled()).collect()
 }
 
-fn exchange_is_that_of_v1(make: MakeFault) {
+fn exchange_is_that_of_v1(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&options());
     reporter.report_batch(&[group(1, 0, 3), group(2, 1, 1)].concat()).unwrap();
     let (first, pages) = receive(&mut responder);
@@ -64,7 +67,7 @@ fn exchange_is_that_of_v1(make: MakeFault) {
     assert_eq!(told(&mut responder), []);
 }
 
-fn cancelled_group_is_told_once(make: MakeFault) {
+fn cancelled_group_is_told_once(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&options());
     let cookies = [(1, 0), (2, 0), (1, 1)].map(|(dev_id, index)| publish(&reporter, page(dev_id, index)));
     let groups = cookies.map(|_| receive(&mut responder).0);
@@ -86,7 +89,7 @@ fn cancelled_group_is_told_once(make: MakeFault) {
     assert_eq!(told(&mut responder), [cookies[1]]);
 }
 
-fn cancelled_group_must_still_be_answered_or_dropped(make: MakeFault) {
+fn cancelled_group_must_still_be_answered_or_dropped(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&options().depth(2).per_device(2));
     for round in 0..6 {
         let cookies = [0, 1].map(|index| publish(&reporter, page(1, index)));
@@ -104,7 +107,7 @@ fn cancelled_group_must_still_be_answered_or_dropped(make: MakeFault) {
     }
 }
 
-fn group_answered_before_its_notice_is_looked_for_is_not_told(make: MakeFault) {
+fn group_answered_before_its_notice_is_looked_for_is_not_told(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&options());
     let cookies = [0, 1].map(|index| publish(&reporter, page(1, index)));
     let [first, second] = cookies.map(|_| receive(&mut responder).0);
@@ -116,7 +119,7 @@ fn group_answered_before_its_notice_is_looked_for_is_not_told(make: MakeFault) {
     drop(second);
 }
 
-fn answered_group_has_no_notice(make: MakeFault) {
+fn answered_group_has_no_notice(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&options());
     publish(&reporter, page(1, 0));
     let (group, _) = receive(&mut responder);
@@ -127,7 +130,7 @@ fn answered_group_has_no_notice(make: MakeFault) {
     assert_eq!(told(&mut responder), []);
 }
 
-fn deadline_is_told_too(make: MakeFault) {
+fn deadline_is_told_too(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&options().deadline(HOUR));
     let cookie = publish(&reporter, page(1, 0));
     let (group, _) = receive(&mut responder);
@@ -136,7 +139,7 @@ fn deadline_is_told_too(make: MakeFault) {
     assert!(group.is_cancelled());
 }
 
-fn many_notices_do_not_hide_a_group(make: MakeFault) {
+fn many_notices_do_not_hide_a_group(make: MakeAnyFault) {
     const MANY: u32 = 1000;
     let (reporter, mut responder) = make(&options().depth(MANY + 1).per_device(MANY));
     let batch = [page(1, 0); MANY as usize];
@@ -153,7 +156,7 @@ fn many_notices_do_not_hide_a_group(make: MakeFault) {
     assert_eq!(told(&mut responder).len() as u32, MANY);
 }
 
-fn first_format_says_nothing_of_cancellation(make: MakeFault) {
+fn first_format_says_nothing_of_cancellation(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new().deadline(HOUR));
     let cookies = [1, 2].map(|dev_id| publish(&reporter, page(dev_id, 0)));
     let groups = cookies.map(|_| receive(&mut responder).0);
@@ -191,7 +194,7 @@ fn answer_to_a_cancelled_group_is_stale() {
     }
 }
 
-fn unread_group_is_delivered_and_then_cancelled(make: MakeFault) {
+fn unread_group_is_delivered_and_then_cancelled(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&options());
     reporter.report_batch(&group(1, 0, 3)).unwrap();
     reporter.detach(1);
@@ -205,7 +208,7 @@ fn unread_group_is_delivered_and_then_cancelled(make: MakeFault) {
     assert_eq!((reporter.counters().late_answers, reporter.counters().in_flight), (1, 0));
 }
 
-fn answer_and_notice_may_cross(make: MakeFault) {
+fn answer_and_notice_may_cross(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&options().depth(4));
     for round in 1..=10 {
         let cookies = [0, 1].map(|index| publish(&reporter, page(1, index)));
@@ -229,7 +232,7 @@ fn answer_and_notice_may_cross(make: MakeFault) {
     }
 }
 
-fn notice_waits_for_room_and_follows_what_is_unread(make: MakeFault) {
+fn notice_waits_for_room_and_follows_what_is_unread(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&options().depth(4).per_device(4));
     let cookies = [0, 1, 2, 3].map(|index| publish(&reporter, page(1, index)));
     assert_eq!(reporter.detach(1), 4);

@@ -5,8 +5,10 @@ mod common;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::far::{readable, wait_readable};
+use common::far_fault::MakeAnyFault;
 use common::fault::*;
-use common::{SOON, readable, soon, wait_readable};
+use common::{SOON, soon};
 use recordfd::TryRecvError;
 use recordfd::fault::{Cause, FaultCompletion, FaultRequest, Options, ResponseCode};
 use recordfd::uapi::{Format, PgFault};
@@ -14,6 +16,7 @@ use recordfd::uapi::{Format, PgFault};
 use ResponseCode::{Invalid, Success};
 
 on_every_transport! {
+    here_and_far
     receive_waits_for_a_group_and_no_longer_than_it_should
     wait_for_completions_ends_with_one_or_in_time
     descriptor_is_readable_for_one_completion_per_wake_up
@@ -25,7 +28,7 @@ on_every_transport! {
     closed_ends_every_wait
 }
 
-fn receive_waits_for_a_group_and_no_longer_than_it_should(make: MakeFault) {
+fn receive_waits_for_a_group_and_no_longer_than_it_should(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let mut pages = [PgFault::default(); 4];
     let began = Instant::now();
@@ -55,7 +58,7 @@ fn receive_waits_for_a_group_and_no_longer_than_it_should(make: MakeFault) {
     device.join().unwrap();
 }
 
-fn wait_for_completions_ends_with_one_or_in_time(make: MakeFault) {
+fn wait_for_completions_ends_with_one_or_in_time(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let mut out = [FaultCompletion::default(); 4];
     let cookie = publish(&reporter, page(1, 0));
@@ -80,7 +83,7 @@ fn wait_for_completions_ends_with_one_or_in_time(make: MakeFault) {
     answerer.join().unwrap();
 }
 
-fn descriptor_is_readable_for_one_completion_per_wake_up(make: MakeFault) {
+fn descriptor_is_readable_for_one_completion_per_wake_up(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     let mut one = [FaultCompletion::default()];
     for round in 0..30 {
@@ -99,7 +102,7 @@ fn descriptor_is_readable_for_one_completion_per_wake_up(make: MakeFault) {
     }
 }
 
-fn descriptor_is_readable_for_one_group_per_wake_up(make: MakeFault) {
+fn descriptor_is_readable_for_one_group_per_wake_up(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     for round in 0..30 {
         let burst = round % 5 + 1;
@@ -120,7 +123,7 @@ fn descriptor_is_readable_for_one_group_per_wake_up(make: MakeFault) {
     assert!(!readable(&responder), "readable for a group that is not complete");
 }
 
-fn empty_slice_of_completions_takes_none(make: MakeFault) {
+fn empty_slice_of_completions_takes_none(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     assert_eq!(reporter.completions(&mut []).unwrap(), 0);
     let cookie = publish(&reporter, page(1, 0));
@@ -130,7 +133,7 @@ fn empty_slice_of_completions_takes_none(make: MakeFault) {
     assert_eq!(ended(&reporter), [(cookie, Success, Cause::Answered)]);
 }
 
-fn wait_of_the_responder_ends_with_a_group_or_in_time(make: MakeFault) {
+fn wait_of_the_responder_ends_with_a_group_or_in_time(make: MakeAnyFault) {
     let (reporter, mut responder) = make(&Options::new());
     for busy_poll in [Duration::ZERO, Duration::from_millis(5)] {
         responder.set_busy_poll(busy_poll);
@@ -153,7 +156,7 @@ fn wait_of_the_responder_ends_with_a_group_or_in_time(make: MakeFault) {
     }
 }
 
-fn busy_poll_finds_groups_and_answers_and_leaves_the_descriptors_right(make: MakeFault) {
+fn busy_poll_finds_groups_and_answers_and_leaves_the_descriptors_right(make: MakeAnyFault) {
     const ROUNDS: u32 = 150;
     let options = Options::new().busy_poll(Duration::from_millis(1));
     let (reporter, mut responder) = make(&options);
@@ -190,7 +193,7 @@ fn busy_poll_finds_groups_and_answers_and_leaves_the_descriptors_right(make: Mak
     assert!(!readable(&reporter));
 }
 
-fn notice_of_a_cancelled_group_ends_a_wait(make: MakeFault) {
+fn notice_of_a_cancelled_group_ends_a_wait(make: MakeAnyFault) {
     for busy_poll in [Duration::ZERO, Duration::from_millis(500)] {
         let (reporter, mut responder) = make(&Options::new().format(Format::IOMMU_PGFAULT_V2));
         responder.set_busy_poll(busy_poll);
@@ -213,7 +216,7 @@ fn notice_of_a_cancelled_group_ends_a_wait(make: MakeFault) {
     }
 }
 
-fn closed_ends_every_wait(make: MakeFault) {
+fn closed_ends_every_wait(make: MakeAnyFault) {
     for busy_poll in [Duration::ZERO, Duration::from_millis(500)] {
         let (reporter, mut responder) = make(&Options::new().busy_poll(busy_poll));
         responder.set_busy_poll(busy_poll);

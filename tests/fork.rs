@@ -2,10 +2,13 @@
 
 mod common;
 
+use std::thread;
+use std::time::Duration;
+
 use common::*;
 use recordfd::event::Received;
 use recordfd::uapi::AcpiOst;
-use recordfd::{Options, TryRecvError};
+use recordfd::{DrainError, Options, TryRecvError};
 
 /// A channel of depth 4 that is full and has a loss of 3 pending.
 fn with_loss(make: Make) -> (Tx, Rx) {
@@ -65,5 +68,41 @@ fn child_that_drops_socket_ends_does_nothing_to_the_channel() {
     in_own_process("child_that_drops_socket_ends_does_nothing_to_the_channel", || {
         in_every_order(common::socket, false);
         in_every_order(common::socket_made_by_receiver, false);
+    });
+}
+
+#[test]
+fn child_that_drops_shared_ends_does_nothing_to_the_channel() {
+    in_own_process("child_that_drops_shared_ends_does_nothing_to_the_channel", || {
+        in_every_order(common::shared, true);
+        in_every_order(common::shared_made_by_receiver, true);
+    });
+}
+
+/// A word in memory tells the end, whatever copies of the socket a child has: whoever sleeps is woken by it, too.
+#[test]
+fn shared_ends_are_gone_when_they_are_dropped_whatever_a_child_has() {
+    in_own_process("shared_ends_are_gone_when_they_are_dropped_whatever_a_child_has", || {
+        for make in [common::shared, common::shared_made_by_receiver] {
+            let (polled, polled_peer) = make(&Options::new());
+            let (receiving, mut receiver) = make(&Options::new());
+            let (waiting, waited_for) = make(&Options::new());
+            waiting.try_send(notify(0x80, 0)).unwrap();
+            let child = Inheritor::new();
+            let receiver = thread::spawn(move || receiver.recv());
+            let waiter = thread::spawn(move || waiting.wait_drained(None));
+            let poller = thread::spawn(move || {
+                assert!(wait_readable(&polled), "not woken");
+                assert!(matches!(polled.try_recv_reply(), Err(TryRecvError::Closed)));
+                assert!(readable(&polled), "closed is readable for ever");
+            });
+            // So that they sleep, most of the time.
+            thread::sleep(Duration::from_millis(20));
+            drop((receiving, waited_for, polled_peer));
+            assert!(matches!(soon(move || receiver.join().unwrap()), Err(TryRecvError::Closed)));
+            assert!(matches!(soon(move || waiter.join().unwrap()), Err(DrainError::Closed)));
+            poller.join().unwrap();
+            child.go();
+        }
     });
 }

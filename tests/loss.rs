@@ -2,19 +2,25 @@
 
 mod common;
 
+use common::far::{AnyRx, EVERY_MAKE_ANY, MakeAny};
 use common::*;
 use recordfd::event::Received;
 use recordfd::{Options, TryRecvError};
 
+#[test]
+fn far_end() {
+    common::far::far_end();
+}
+
 /// A channel of depth 4 of which the first record was read, three wait, and three after them are lost.
-fn with_loss(make: Make) -> (Tx, Rx) {
+fn with_loss(make: MakeAny) -> (Tx, AnyRx) {
     let (tx, mut rx) = make(&Options::new().depth(4));
     (0..7).for_each(|data| tx.post(notify(0x80, data)).unwrap());
     assert_eq!(summary(rx.try_recv().unwrap()), (0, Some(0)));
     (tx, rx)
 }
 
-fn all(mut rx: Rx) -> Vec<Received<u32>> {
+fn all(mut rx: AnyRx) -> Vec<Received<u32>> {
     let mut all = Vec::new();
     loop {
         match rx.recv() {
@@ -34,7 +40,7 @@ fn lost(all: &[Received<u32>]) -> u32 {
 
 #[test]
 fn empty_batch_forgets_no_loss() {
-    for make in EVERY_MAKE {
+    for make in EVERY_MAKE_ANY {
         let (tx, rx) = with_loss(*make);
         assert_eq!(tx.send_batch(&[]).unwrap(), 0);
         drop(tx);
@@ -53,7 +59,7 @@ fn every_way_to_go_on_tells_the_loss_once() {
         |tx| tx.flush().unwrap(),
         |tx| assert!(matches!(tx.try_recv_reply(), Err(TryRecvError::Empty))),
     ];
-    for make in EVERY_MAKE {
+    for make in EVERY_MAKE_ANY {
         for (first, second) in (0..36).map(|pair| (pair / 6, pair % 6)) {
             let (tx, mut rx) = with_loss(*make);
             steps[first](&tx);
@@ -69,7 +75,7 @@ fn every_way_to_go_on_tells_the_loss_once() {
 #[test]
 fn batches_against_a_posting_thread_tell_every_loss_once() {
     const POSTED: u32 = 300_000;
-    for make in EVERY_MAKE {
+    for make in EVERY_MAKE_ANY {
         for depth in [2, 4] {
             let (tx, mut rx) = make(&Options::new().depth(depth));
             let sender = std::thread::spawn(move || {

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use allocation::without;
 use common::*;
-use recordfd::event::Received;
+use recordfd::event::{self, Received};
 use recordfd::uapi::AcpiOst;
-use recordfd::{Options, TryRecvError, TrySendError};
+use recordfd::{DrainError, Options, TryRecvError, TrySendError};
 
 fn nothing_allocates(make: Make) {
     let (tx, mut rx) = make(&Options::new().depth(64).reply_depth(8));
@@ -46,6 +46,16 @@ fn nothing_allocates(make: Make) {
         rx.set_busy_poll(Duration::from_millis(1));
         without("busy poll", || {
             assert!(matches!(rx.recv_timeout(Duration::from_millis(2)), Err(TryRecvError::Empty)));
+            assert!(!rx.wait(Some(Duration::from_millis(2))).unwrap());
+        });
+        // With a wake-up that is left in its descriptor.
+        without("wait and receives of a busy receiver", || {
+            for _ in 0..3 {
+                tx.try_send(record).unwrap();
+                assert!(rx.wait(None).unwrap());
+                assert_eq!(rx.recv_batch(&mut items).unwrap(), 1);
+            }
+            while !matches!(rx.try_recv(), Err(TryRecvError::Empty)) {}
         });
         rx.set_busy_poll(Duration::ZERO);
 
@@ -96,4 +106,56 @@ fn socket_allocates_nothing() {
 #[test]
 fn socket_made_by_the_receiver_allocates_nothing() {
     nothing_allocates(common::socket_made_by_receiver);
+}
+
+#[test]
+fn shared_channel_allocates_nothing() {
+    nothing_allocates(common::shared);
+}
+
+#[test]
+fn shared_channel_made_by_the_receiver_allocates_nothing() {
+    nothing_allocates(common::shared_made_by_receiver);
+}
+
+/// What only a shared channel has: a sender without a lock, and fences that one side makes for both.
+#[test]
+fn sole_sender_allocates_nothing_whoever_fences() {
+    let (mut tx, end) = event::shared(&Options::new().depth(64)).unwrap();
+    let mut rx = Rx::from_shared(end.into()).unwrap();
+    let record = notify(0x80, 0);
+    let records = [record; 64];
+    let mut items = [Received::default(); 64];
+    for asymmetric in [false, true] {
+        if asymmetric {
+            without("use_asymmetric_fence", || {
+                tx.use_asymmetric_fence().unwrap();
+                rx.use_asymmetric_fence().unwrap();
+            });
+        }
+        for busy_poll in [Duration::ZERO, Duration::from_micros(100)] {
+            rx.set_busy_poll(busy_poll);
+            without("an exchange", || {
+                tx.try_send(record).unwrap();
+                assert!(!tx.is_drained().unwrap());
+                rx.recv().unwrap();
+                assert_eq!(tx.send_batch(&records).unwrap(), 64);
+                tx.post(record).unwrap();
+                assert!(matches!(tx.try_send(record), Err(TrySendError::Full(_))));
+                assert!(matches!(tx.wait_drained(Some(Duration::from_millis(1))), Err(DrainError::Timeout)));
+                assert!(rx.wait(None).unwrap());
+                while !matches!(rx.recv_batch(&mut items), Err(TryRecvError::Empty)) {}
+                tx.wait_drained(None).unwrap();
+                rx.reply(AcpiOst::new(1, 2, 3)).unwrap();
+                tx.try_recv_reply().unwrap();
+                assert!(matches!(tx.try_recv_reply(), Err(TryRecvError::Empty)));
+                assert!(rx.recv_timeout(Duration::from_millis(1)).is_err());
+                assert!(!tx.is_closed());
+                (tx.counters(), rx.counters(), tx.capacity())
+            });
+        }
+    }
+    assert!(rx.counters().wake_ups > 0);
+    drop(rx);
+    without("try_send to nobody", || assert!(matches!(tx.try_send(record), Err(TrySendError::Closed(_)))));
 }

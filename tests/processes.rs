@@ -7,39 +7,29 @@ use std::process::Child;
 use std::thread;
 use std::time::Duration;
 
+use common::way::{Way, on_every_way};
 use common::*;
 use nix::sys::signal::{Signal, raise};
-use recordfd::event::{self, Received};
-use recordfd::uapi::{AcpiNotify, AcpiOst, Format};
-use recordfd::{DrainError, Options, TryRecvError, TrySendError, UnattachedEnd, fd};
+use recordfd::event::Received;
+use recordfd::uapi::{AcpiNotify, AcpiOst};
+use recordfd::{DrainError, Options, TryRecvError, TrySendError, fd};
 
-const FORMAT: Format = Format::ACPI_NOTIFY_V1;
+on_every_way! {
+    child_answers_every_record
+    end_passed_on_by_a_process_in_between_is_a_channel
+    end_received_over_a_socket_is_a_channel
+    two_children_need_nobody_between_them
+    child_that_waits_for_drained_goes_on_after_the_last_read_and_not_before
+    receiver_killed_while_we_send_is_closed_at_once_and_for_ever
+    waiting_for_drained_ends_when_the_receiver_is_killed
+    killed_sender_leaves_whole_records_without_a_gap_and_then_closed
+    everything_posted_is_received_or_counted_as_lost
+}
+
 const DEPTH: u32 = 64;
 
 fn options() -> Options {
     Options::new().depth(DEPTH)
-}
-
-/// In a child: the receiver's end that it was started with.
-fn inherited_receiver() -> Rx {
-    Rx::from_socket(fd::take_stdin().unwrap(), FORMAT).unwrap()
-}
-
-/// In a child: the sender's end that it was started with.
-fn inherited_sender() -> Tx {
-    Tx::from_socket(fd::take_stdin().unwrap(), FORMAT, DEPTH).unwrap()
-}
-
-/// Makes a channel and starts the test `name` as a child with the receiver's end.
-fn receiving_child(name: &str) -> (Tx, Child) {
-    let (tx, end) = event::socket(&options()).unwrap();
-    (tx, spawn_child(name, end.into()))
-}
-
-/// Makes a channel and starts the test `name` as a child with the sender's end.
-fn sending_child(name: &str) -> (Rx, Child) {
-    let (rx, end) = event::socket_receiver(&options()).unwrap();
-    (rx, spawn_child(name, end.into()))
 }
 
 fn kill(mut child: Child) {
@@ -80,69 +70,60 @@ fn assert_all_are_answered(tx: &Tx) {
     }
 }
 
-#[test]
-fn child_answers_every_record() {
+fn child_answers_every_record(way: Way) {
     if in_child() {
-        return answer_all(inherited_receiver());
+        return answer_all(way.inherited_receiver(&options()));
     }
-    let (tx, child) = receiving_child("child_answers_every_record");
+    let (tx, child) = way.receiving_child("child_answers_every_record", &options());
     assert_all_are_answered(&tx);
     drop(tx);
     finish(child);
 }
 
-#[test]
-fn end_passed_on_by_a_process_in_between_is_a_channel() {
+fn end_passed_on_by_a_process_in_between_is_a_channel(way: Way) {
     if in_child() {
-        return finish(spawn_child("child_answers_every_record", fd::take_stdin().unwrap()));
+        return finish(way.spawn("child_answers_every_record", fd::take_stdin().unwrap()));
     }
-    let (tx, child) = receiving_child("end_passed_on_by_a_process_in_between_is_a_channel");
+    let (tx, child) = way.receiving_child("end_passed_on_by_a_process_in_between_is_a_channel", &options());
     assert_all_are_answered(&tx);
     drop(tx);
     finish(child);
 }
 
-#[test]
-fn end_received_over_a_socket_is_a_channel() {
+fn end_received_over_a_socket_is_a_channel(way: Way) {
     if in_child() {
-        let end = UnattachedEnd::recv_from(fd::take_stdin().unwrap()).unwrap();
-        let format = end.info().format;
-        return answer_all(Rx::from_socket(end.into(), format).unwrap());
+        return answer_all(way.receiver_there(fd::take_stdin().unwrap(), &options()));
     }
     let (near, far) = UnixStream::pair().unwrap();
-    let child = spawn_child("end_received_over_a_socket_is_a_channel", far.into());
-    let (tx, end) = event::socket(&options()).unwrap();
-    end.send_over(&near).unwrap();
+    let child = way.spawn("end_received_over_a_socket_is_a_channel", far);
+    let tx = way.sender_here(near, &options());
     assert_all_are_answered(&tx);
     drop(tx);
     finish(child);
 }
 
-#[test]
-fn two_children_need_nobody_between_them() {
+fn two_children_need_nobody_between_them(way: Way) {
     if in_child() {
-        let (tx, end) = event::socket(&options()).unwrap();
-        end.send_over(fd::take_stdin().unwrap()).unwrap();
+        let tx = way.sender_here(fd::take_stdin().unwrap(), &options());
         assert_all_are_answered(&tx);
         return tx.wait_drained(Some(SOON)).unwrap();
     }
     let (near, far) = UnixStream::pair().unwrap();
-    let maker = spawn_child("two_children_need_nobody_between_them", near.into());
-    let other = spawn_child("end_received_over_a_socket_is_a_channel", far.into());
-    finish(maker);
-    finish(other);
+    let sender = way.spawn("two_children_need_nobody_between_them", near);
+    let receiver = way.spawn("end_received_over_a_socket_is_a_channel", far);
+    finish(sender);
+    finish(receiver);
 }
 
-#[test]
-fn child_that_waits_for_drained_goes_on_after_the_last_read_and_not_before() {
+fn child_that_waits_for_drained_goes_on_after_the_last_read_and_not_before(way: Way) {
     if in_child() {
-        let tx = inherited_sender();
+        let tx = way.inherited_sender(&options(), DEPTH);
         (0..10).for_each(|data| tx.try_send(notify(0x80, data)).unwrap());
         tx.wait_drained(None).unwrap();
         return tx.try_send(notify(0x80, 10)).unwrap();
     }
     let name = "child_that_waits_for_drained_goes_on_after_the_last_read_and_not_before";
-    let (mut rx, child) = sending_child(name);
+    let (mut rx, child) = way.sending_child(name, &options());
     for data in 0..9 {
         assert_eq!(summary(rx.recv_timeout(SOON).unwrap()), (0, Some(data)));
     }
@@ -156,15 +137,15 @@ fn child_that_waits_for_drained_goes_on_after_the_last_read_and_not_before() {
     finish(child);
 }
 
-#[test]
-fn receiver_killed_while_we_send_is_closed_at_once_and_for_ever() {
+fn receiver_killed_while_we_send_is_closed_at_once_and_for_ever(way: Way) {
     if in_child() {
-        let mut rx = inherited_receiver();
+        let mut rx = way.inherited_receiver(&options());
         let mut items = [Received::default(); 16];
         while rx.recv().is_ok() && !matches!(rx.recv_batch(&mut items), Err(TryRecvError::Closed)) {}
         return;
     }
-    let (tx, child) = receiving_child("receiver_killed_while_we_send_is_closed_at_once_and_for_ever");
+    let (tx, child) =
+        way.receiving_child("receiver_killed_while_we_send_is_closed_at_once_and_for_ever", &options());
     let mut child = Some(child);
     let mut accepted = 0;
     let tx = soon(move || {
@@ -189,23 +170,28 @@ fn receiver_killed_while_we_send_is_closed_at_once_and_for_ever() {
     assert!(matches!(tx.try_recv_reply(), Err(TryRecvError::Closed)));
 }
 
-#[test]
-fn waiting_for_drained_ends_when_the_receiver_is_killed() {
+fn waiting_for_drained_ends_when_the_receiver_is_killed(way: Way) {
     if in_child() {
-        let mut rx = inherited_receiver();
+        let mut rx = way.inherited_receiver(&options());
         rx.recv().unwrap();
         raise(Signal::SIGKILL).unwrap();
     }
-    let (tx, mut child) = receiving_child("waiting_for_drained_ends_when_the_receiver_is_killed");
+    let (tx, mut child) =
+        way.receiving_child("waiting_for_drained_ends_when_the_receiver_is_killed", &options());
     (0..3).for_each(|data| tx.try_send(notify(0x80, data)).unwrap());
-    assert!(matches!(soon(move || tx.wait_drained(None)), Err(DrainError::Closed)));
+    let waiters = [(); 3].map(|()| {
+        let tx = tx.clone();
+        thread::spawn(move || tx.wait_drained(None))
+    });
+    for waiter in waiters {
+        assert!(matches!(soon(move || waiter.join().unwrap()), Err(DrainError::Closed)));
+    }
     child.wait().unwrap();
 }
 
-#[test]
-fn killed_sender_leaves_whole_records_without_a_gap_and_then_closed() {
+fn killed_sender_leaves_whole_records_without_a_gap_and_then_closed(way: Way) {
     if in_child() {
-        let tx = inherited_sender();
+        let tx = way.inherited_sender(&options(), DEPTH);
         let mut number = 0;
         loop {
             // Single records and batches of all sizes by turns.
@@ -220,7 +206,7 @@ fn killed_sender_leaves_whole_records_without_a_gap_and_then_closed() {
     let mut random = 0x1234_5678_u32;
     for round in 0..50 {
         let (mut rx, child) =
-            sending_child("killed_sender_leaves_whole_records_without_a_gap_and_then_closed");
+            way.sending_child("killed_sender_leaves_whole_records_without_a_gap_and_then_closed", &options());
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let kill_at = random >> 20;
         let mut child = Some(child);
@@ -258,20 +244,19 @@ fn count_all(rx: &mut Rx) -> (u32, u32) {
     }
 }
 
-#[test]
-fn everything_posted_is_received_or_counted_as_lost() {
+fn everything_posted_is_received_or_counted_as_lost(way: Way) {
     if in_child() {
-        let tx = inherited_sender();
+        let tx = way.inherited_sender(&options(), DEPTH);
         return (0..POSTED).for_each(|data| tx.post(notify(0x80, data)).unwrap());
     }
     let name = "everything_posted_is_received_or_counted_as_lost";
     // Read while it posts.
-    let (mut rx, child) = sending_child(name);
+    let (mut rx, child) = way.sending_child(name, &options());
     let (received, lost) = count_all(&mut rx);
     assert_eq!(received + lost, POSTED);
     finish(child);
     // Read after it has gone.
-    let (mut rx, child) = sending_child(name);
+    let (mut rx, child) = way.sending_child(name, &options());
     finish(child);
     assert_eq!(count_all(&mut rx), (DEPTH, POSTED - DEPTH));
 }

@@ -8,12 +8,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::far::EVERY_MAKE_ANY;
 use common::*;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, send};
 #[cfg(feature = "local")]
 use recordfd::event::Received;
 use recordfd::{DrainError, Options, TryRecvError};
+
+#[test]
+fn far_end() {
+    common::far::far_end();
+}
 
 #[test]
 fn receive_with_a_timeout_ends_in_time_though_urgent_bytes_keep_coming() {
@@ -45,7 +51,7 @@ fn receive_with_a_timeout_ends_in_time_though_urgent_bytes_keep_coming() {
 
 #[test]
 fn longest_times_are_no_overflow() {
-    for make in EVERY_MAKE {
+    for make in EVERY_MAKE_ANY {
         let (tx, mut rx) = make(&Options::new().busy_poll(Duration::MAX));
         assert!(matches!(rx.recv_timeout(Duration::from_millis(1)), Err(TryRecvError::Empty)));
         let receiver = thread::spawn(move || {
@@ -64,7 +70,7 @@ fn longest_times_are_no_overflow() {
 
 #[test]
 fn receive_with_no_time_at_all_still_takes_what_is_there() {
-    for make in EVERY_MAKE {
+    for make in EVERY_MAKE_ANY {
         let (tx, mut rx) = make(&Options::new());
         assert!(matches!(rx.recv_timeout(Duration::ZERO), Err(TryRecvError::Empty)));
         tx.try_send(notify(0x80, 7)).unwrap();

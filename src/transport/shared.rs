@@ -368,8 +368,12 @@ impl<T: Record> Rx<T> {
             return Ok(false);
         }
         if self.port.peek() {
-            // A token is put in after its claim, which is seen now; a byte without a claim is none.
+            // A token is put in after its claim, or after the word of the end, which is seen now; a byte without
+            // either is none.
             self.enter();
+            if self.port.is_peer_gone() {
+                return Ok(true);
+            }
             if self.waiter.owns_none() && !self.port.drain.has_tokens(&self.port.produced) {
                 return Err(TryRecvError::PeerViolation(Violation::StrayToken));
             }
@@ -501,7 +505,7 @@ impl Watch {
     }
 
     fn wait_told(&self, deadline: Option<Instant>) -> Result<(), DrainError> {
-        let (mut interval, mut was_woken) = (Duration::from_micros(50), false);
+        let mut interval = Duration::from_micros(50);
         loop {
             self.0.drain.want(&self.0.produced);
             if self.is_drained()? {
@@ -512,8 +516,7 @@ impl Watch {
                 return Err(DrainError::Timeout);
             }
             wait_readable(self.as_fd(), deadline).map_err(DrainError::Io)?;
-            // Once without a pause. A peer that says so again and again, and has not read, is not listened to.
-            if std::mem::replace(&mut was_woken, true) || self.0.drain.is_pending(&self.0.produced) {
+            if self.0.drain.is_pending(&self.0.produced) && !self.is_drained()? {
                 // What is there is a reply, which is another's to receive, or an earlier word.
                 let until = Instant::now() + interval;
                 let until = deadline.map_or(until, |deadline| deadline.min(until));

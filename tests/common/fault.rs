@@ -1,6 +1,7 @@
 //! What the tests of page-fault channels share.
 
 use std::io::{ErrorKind, Read};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
@@ -26,31 +27,58 @@ pub const EVERY_MAKE: &[MakeFault] = &[
     shared_made_by_responder,
 ];
 
-/// Each test with each way to make a channel; those of `local` and `socket` only where
-/// threads and processes differ.
+/// Each test with each way to make a channel; those of `local` and `socket` only where threads and processes
+/// differ. With `here_and_far`, in shared memory also with the responder in another process.
 #[allow(unused_macros, reason = "no single test uses all of it")]
 macro_rules! on_every_transport {
-    (every { $($every:ident)* } local { $($local:ident)* } socket { $($socket:ident)* }) => {
+    (here_and_far every { $($every:ident)* } local { $($local:ident)* } socket { $($socket:ident)* }) => {
+        $crate::common::fault::on_every_transport! {
+            @here $crate::common::far_fault::here,
+            every { $($every)* } local { $($local)* } socket { $($socket)* }
+        }
+        mod shared_to_far_responder {
+            $(#[test] fn $every() { super::$every($crate::common::far_fault::shared_to_far_responder) })*
+            $(#[test] fn $socket() { super::$socket($crate::common::far_fault::shared_to_far_responder) })*
+        }
+        mod shared_made_by_far_responder {
+            $(#[test] fn $every() { super::$every($crate::common::far_fault::shared_made_by_far_responder) })*
+            $(#[test] fn $socket() { super::$socket($crate::common::far_fault::shared_made_by_far_responder) })*
+        }
+        #[test]
+        fn far_end() {
+            $crate::common::far::far_end();
+        }
+    };
+    (here_and_far $($every:ident)*) => {
+        $crate::common::fault::on_every_transport! { here_and_far every { $($every)* } local {} socket {} }
+    };
+    (@here $as:path, every { $($every:ident)* } local { $($local:ident)* } socket { $($socket:ident)* }) => {
         #[cfg(feature = "local")]
         mod local {
-            $(#[test] fn $every() { super::$every($crate::common::fault::local) })*
+            $(#[test] fn $every() { super::$every(|options| $as($crate::common::fault::local(options))) })*
             $(#[test] fn $local() { super::$local() })*
         }
         mod socket {
-            $(#[test] fn $every() { super::$every($crate::common::fault::socket) })*
-            $(#[test] fn $socket() { super::$socket($crate::common::fault::socket) })*
+            $(#[test] fn $every() { super::$every(|options| $as($crate::common::fault::socket(options))) })*
+            $(#[test] fn $socket() { super::$socket(|options| $as($crate::common::fault::socket(options))) })*
         }
         mod socket_made_by_responder {
-            $(#[test] fn $every() { super::$every($crate::common::fault::socket_made_by_responder) })*
-            $(#[test] fn $socket() { super::$socket($crate::common::fault::socket_made_by_responder) })*
+            $(#[test] fn $every() { super::$every(|options| $as($crate::common::fault::socket_made_by_responder(options))) })*
+            $(#[test] fn $socket() { super::$socket(|options| $as($crate::common::fault::socket_made_by_responder(options))) })*
         }
         mod shared {
-            $(#[test] fn $every() { super::$every($crate::common::fault::shared) })*
-            $(#[test] fn $socket() { super::$socket($crate::common::fault::shared) })*
+            $(#[test] fn $every() { super::$every(|options| $as($crate::common::fault::shared(options))) })*
+            $(#[test] fn $socket() { super::$socket(|options| $as($crate::common::fault::shared(options))) })*
         }
         mod shared_made_by_responder {
-            $(#[test] fn $every() { super::$every($crate::common::fault::shared_made_by_responder) })*
-            $(#[test] fn $socket() { super::$socket($crate::common::fault::shared_made_by_responder) })*
+            $(#[test] fn $every() { super::$every(|options| $as($crate::common::fault::shared_made_by_responder(options))) })*
+            $(#[test] fn $socket() { super::$socket(|options| $as($crate::common::fault::shared_made_by_responder(options))) })*
+        }
+    };
+    (every { $($every:ident)* } local { $($local:ident)* } socket { $($socket:ident)* }) => {
+        $crate::common::fault::on_every_transport! {
+            @here std::convert::identity,
+            every { $($every)* } local { $($local)* } socket { $($socket)* }
         }
     };
     ($($every:ident)*) => {
@@ -157,17 +185,36 @@ pub fn sorted(ends: impl Into<Vec<(u32, ResponseCode, Cause)>>) -> Vec<(u32, Res
     ends
 }
 
+/// What helpers ask of a responder, wherever it is.
+pub trait Responds {
+    type Group;
+    /// The next group, and where its pages are.
+    fn next_group(&mut self, pages: &mut [PgFault]) -> Result<(Self::Group, Range<usize>), TryRecvError>;
+    fn next_cancelled(&self) -> Option<u32>;
+}
+
+impl Responds for FaultResponder {
+    type Group = FaultGroup;
+    fn next_group(&mut self, pages: &mut [PgFault]) -> Result<(Self::Group, Range<usize>), TryRecvError> {
+        let group = self.try_recv_group(pages)?;
+        let range = group.range();
+        Ok((group, range))
+    }
+    fn next_cancelled(&self) -> Option<u32> {
+        self.next_cancelled()
+    }
+}
+
 /// Receives the next group; it must be there.
-pub fn receive(responder: &mut FaultResponder) -> (FaultGroup, Vec<PgFault>) {
+pub fn receive<R: Responds>(responder: &mut R) -> (R::Group, Vec<PgFault>) {
     let mut pages = [PgFault::default(); 409];
-    let group = responder.try_recv_group(&mut pages).unwrap();
-    let pages = pages[group.range()].to_vec();
-    (group, pages)
+    let (group, range) = responder.next_group(&mut pages).unwrap_or_else(|error| panic!("{error}"));
+    (group, pages[range].to_vec())
 }
 
 /// Whether nothing is there to be received.
-pub fn is_empty(responder: &mut FaultResponder) -> bool {
-    matches!(responder.try_recv_group(&mut [PgFault::default(); 409]), Err(TryRecvError::Empty))
+pub fn is_empty(responder: &mut impl Responds) -> bool {
+    matches!(responder.next_group(&mut [PgFault::default(); 409]), Err(TryRecvError::Empty))
 }
 
 pub const SUCCESS: PageResponseCode = PageResponseCode::SUCCESS;

@@ -3,7 +3,9 @@
 #![allow(dead_code, reason = "no single test uses all of it")]
 #![allow(unreachable_pub, reason = "compiled into each test")]
 
+use std::ffi::OsStr;
 use std::fs;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -14,11 +16,17 @@ use std::time::{Duration, Instant};
 
 use fork::{Fork, fork, waitpid};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, raise};
 use recordfd::Options;
 use recordfd::event::{self, Received, Receiver, Sender, SoleSender};
 use recordfd::uapi::{AcpiNotify, Event, FixedText, Record, Sequence};
 
+pub mod far;
+pub mod far_fault;
 pub mod fault;
+pub mod line;
+pub mod storm;
+pub mod way;
 
 pub type Tx = Sender<AcpiNotify>;
 pub type Rx = Receiver<AcpiNotify>;
@@ -184,6 +192,35 @@ pub fn dropped_in_a_child<T>(ends: T) -> T {
     }
 }
 
+/// A child that has a copy of everything and goes when it is told to.
+pub struct Inheritor {
+    process: i32,
+    line: UnixStream,
+}
+
+impl Inheritor {
+    pub fn new() -> Self {
+        let (line, mut other) = UnixStream::pair().unwrap();
+        match fork().unwrap() {
+            Fork::Child => {
+                drop(line);
+                // Its end: the parent has said something, or is gone itself.
+                let _ = other.read(&mut [0]);
+                // Nothing is dropped: what closes the descriptors is the end of the process.
+                raise(Signal::SIGKILL).unwrap();
+                unreachable!("it is killed");
+            }
+            Fork::Parent(process) => Self { process, line },
+        }
+    }
+
+    pub fn go(mut self) {
+        self.line.write_all(&[0]).unwrap();
+        // It was killed, which is no exit status.
+        let _ = waitpid(self.process);
+    }
+}
+
 /// Runs `test`, the test `name`, in a process of its own: for what is counted or limited by process.
 pub fn in_own_process(name: &str, test: impl FnOnce()) {
     if in_child() {
@@ -203,13 +240,15 @@ pub fn finish(child: Child) {
 /// Runs the test `name` of this binary again as a child process with `stdin`; [`in_child`] says true
 /// there.
 pub fn spawn_child(name: &str, stdin: OwnedFd) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env("RECORDFD_TEST_CHILD", "1")
-        .stdin(Stdio::from(stdin))
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
+    child_command(std::env::current_exe().unwrap(), name, stdin).spawn().unwrap()
+}
+
+/// What starts `test_binary` as such a child.
+pub fn child_command(test_binary: impl AsRef<OsStr>, name: &str, stdin: OwnedFd) -> Command {
+    let mut command = Command::new(test_binary);
+    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env("RECORDFD_TEST_CHILD", "1");
+    command.stdin(Stdio::from(stdin)).stdout(Stdio::piped());
+    command
 }
 
 /// Whether this is the process that [`spawn_child`] started.

@@ -49,7 +49,8 @@ impl Drain {
     pub(super) fn want(&self, produced: &Direction) {
         let mut state = lock(&self.state);
         state.note_told(produced);
-        if !std::mem::replace(&mut state.wanted, true) {
+        // While a token stays for others who wait, another one would only add to it, until the socket is full.
+        if state.tokens == 0 && !std::mem::replace(&mut state.wanted, true) {
             // Relaxed: the fence orders it.
             produced.drain().store(1, Ordering::Relaxed);
         }
@@ -58,11 +59,12 @@ impl Drain {
         fence(Ordering::SeqCst);
     }
 
-    /// Whether the consumer was asked and has not told.
+    /// Whether the descriptor may be readable for another reason than that the consumer has told just now: it was
+    /// asked and has not told, or has told earlier.
     pub(super) fn is_pending(&self, produced: &Direction) -> bool {
         let mut state = lock(&self.state);
         state.note_told(produced);
-        state.wanted
+        state.wanted || state.tokens > 0
     }
 
     /// Tokens that are the caller's from now on.

@@ -263,6 +263,9 @@ impl Drop for Port {
             // Before the socket goes, so that the peer needs no system call to know. Release pairs with the load
             // in `is_peer_gone`.
             self.produced.control[GONE].store(1, Ordering::Release);
+            // A child of fork may have a copy of the socket, without whose end it does not hang up: this is what
+            // wakes a peer that sleeps, and stays.
+            self.put_token();
             self.calls.before_send();
         }
     }
