@@ -125,8 +125,7 @@ impl<R: EventRecord> Receiver<R> {
     /// [`Error::AlreadyAttached`], [`Error::Closed`], [`Error::Offer`] and [`Error::BadOffer`] for what cannot be
     /// trusted, [`Error::NoDescriptor`], [`Error::DescriptorsCutOff`], [`Error::NotASocket`], [`Error::Os`].
     pub fn from_shared(socket: OwnedFd) -> Result<Self, Error> {
-        let (port, format, _) = shared::attach(socket, false)?;
-        check_format::<R>(format)?;
+        let (port, ..) = shared::attach(socket, false, check_format::<R>)?;
         let remote = Remote::Shared(port);
         Ok(Self::new(remote.rx(), Tx::Remote(remote.tx(u32::MAX)), Duration::ZERO))
     }

@@ -39,8 +39,7 @@ impl<R: EventRecord> SoleSender<R> {
     ///
     /// As [`Receiver::from_shared`](super::Receiver::from_shared).
     pub fn from_shared(socket: OwnedFd) -> Result<Self, Error> {
-        let (port, format, _) = shared::attach(socket, true)?;
-        check_format::<R>(format)?;
+        let (port, ..) = shared::attach(socket, true, check_format::<R>)?;
         Ok(Self::new(&Remote::Shared(port)))
     }
 

@@ -157,8 +157,8 @@ impl FaultReporter {
     /// [`event::Receiver::from_shared`](crate::event::Receiver::from_shared).
     pub fn from_shared(socket: OwnedFd, options: &Options) -> Result<Self, Error> {
         options.check()?;
-        let (port, format, depth) = shared::attach(socket, true)?;
-        Ok(Self::remote(&Remote::Shared(port), depth, headed(format)?, options))
+        let (port, headed, depth) = shared::attach(socket, true, headed)?;
+        Ok(Self::remote(&Remote::Shared(port), depth, headed, options))
     }
 
     /// Leaves the full fence that each call to report takes on a shared channel to a responder that makes it for

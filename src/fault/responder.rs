@@ -80,8 +80,8 @@ impl FaultResponder {
     /// [`Error::Format`] when the channel is none of page faults, and as
     /// [`event::Receiver::from_shared`](crate::event::Receiver::from_shared).
     pub fn from_shared(socket: OwnedFd) -> Result<Self, Error> {
-        let (port, format, depth) = shared::attach(socket, false)?;
-        let responder = Responder::remote(&Remote::Shared(port), depth, headed(format)?, None);
+        let (port, headed, depth) = shared::attach(socket, false, headed)?;
+        let responder = Responder::remote(&Remote::Shared(port), depth, headed, None);
         Ok(Self::new(responder, depth, Duration::ZERO))
     }
 

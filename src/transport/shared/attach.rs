@@ -4,7 +4,7 @@
 //! What attaching takes is in the socket before it is handed on, so attaching never waits. The memory cannot be
 //! made shorter under whoever maps it: the maker seals it, and who attaches it checks the seals.
 
-use std::io::{ErrorKind, IoSliceMut};
+use std::io::IoSliceMut;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -17,11 +17,12 @@ use nix::unistd::{Whence, ftruncate, lseek};
 use recordfd_uapi::{Format, Offer, OfferFlags};
 use zerocopy::IntoBytes;
 
-use super::layout::Layout;
+use super::layout::{ATTACHED, CONTROL_WORDS, Layout};
 use super::port::Port;
 use crate::error::Error;
 use crate::fd::send_descriptor;
-use crate::sys::{self, Mapping};
+use crate::sync::{AtomicU32, Ordering};
+use crate::sys::{self, Mapping, View};
 use crate::transport::socket;
 
 /// The longest Offer that is looked at.
@@ -46,25 +47,18 @@ pub(crate) fn make(format: Format, produces: bool, depth: u32, reply_depth: u32)
 }
 
 /// Takes over the end that another process has made a channel for. This side is to produce the records, or to
-/// consume them; returns the format and how many records there is room for, too.
-pub(crate) fn attach(socket: OwnedFd, produces: bool) -> Result<(Arc<Port>, Format, u32), Error> {
-    check_for_offer(&socket)?;
-    let mut bytes = [0; MOST_OFFER];
-    let received = sys::recv_descriptors(socket.as_fd(), &mut bytes, libc::MSG_DONTWAIT);
-    let (length, memory, cut_off) = match received {
-        Ok(received) => received,
-        // Another one was quicker.
-        Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(Error::AlreadyAttached),
-        Err(error) => return Err(Error::os("recvmsg", error)),
-    };
-    if cut_off {
-        return Err(Error::DescriptorsCutOff);
-    }
-    let memory = memory.ok_or(Error::NoDescriptor)?;
+/// consume them, of a format that it `knows`; returns what it knows of it and how many records there is room for, too.
+pub(crate) fn attach<F>(
+    socket: OwnedFd,
+    produces: bool,
+    knows: impl FnOnce(Format) -> Result<F, Error>,
+) -> Result<(Arc<Port>, F, u32), Error> {
+    let (bytes, length, memory) = peek_offer(&socket)?;
     let offer = Offer::from_bytes(&bytes[..length]).map_err(Error::Offer)?;
     if offer.flags.contains(OfferFlags::PRODUCER) != produces {
         return Err(Error::WrongEnd);
     }
+    let known = knows(offer.format)?;
     let layout = Layout::checked(&offer)?;
     check_seals(memory.as_fd())?;
     let size = lseek(&memory, 0, Whence::SeekEnd).map_err(|errno| Error::os("lseek", errno))?;
@@ -73,23 +67,54 @@ pub(crate) fn attach(socket: OwnedFd, produces: bool) -> Result<(Arc<Port>, Form
     }
     let mapping = map(memory, &layout)?;
     fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|errno| Error::os("fcntl", errno))?;
-    Ok((Port::new(socket, &mapping, &layout, produces), layout.format, layout.records.depth))
+    // Of several processes that look at copies of one end, one has it. Relaxed: the word alone says so.
+    let control: View<[AtomicU32; CONTROL_WORDS]> = mapping.view(layout.records.offset);
+    if control[ATTACHED].swap(1, Ordering::Relaxed) != 0 {
+        return Err(Error::AlreadyAttached);
+    }
+    take_out(&socket, length)?;
+    Ok((Port::new(socket, &mapping, &layout, produces), known, layout.records.depth))
 }
 
-/// Checks that an Offer is there, without taking anything out: what else there may be belongs to whoever has
+/// Looks at the Offer and its descriptor. Nothing is taken out: what else there may be belongs to whoever has
 /// attached the end.
-fn check_for_offer(socket: &OwnedFd) -> Result<(), Error> {
-    let mut bytes = [0; Offer::MIN_SIZE];
-    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-    let mut buffer = [IoSliceMut::new(&mut bytes)];
-    let peeked = recvmsg::<()>(socket.as_raw_fd(), &mut buffer, None, flags).map(|message| message.bytes);
-    match peeked {
-        Ok(0) | Err(Errno::ECONNRESET) => Err(Error::Closed),
-        Ok(Offer::MIN_SIZE..) => Ok(()),
-        Ok(_) | Err(Errno::EAGAIN) => Err(Error::AlreadyAttached),
-        Err(errno @ Errno::ENOTSOCK) => Err(Error::NotASocket(errno.into())),
-        Err(errno) => Err(Error::os("recvmsg", errno)),
+fn peek_offer(socket: &OwnedFd) -> Result<([u8; MOST_OFFER], usize, OwnedFd), Error> {
+    let mut bytes = [0; MOST_OFFER];
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    let (length, memory, cut_off) =
+        sys::recv_descriptors(socket.as_fd(), &mut bytes, flags).map_err(|error| {
+            match error.raw_os_error() {
+                Some(libc::EAGAIN) => Error::AlreadyAttached,
+                Some(libc::ECONNRESET) => Error::Closed,
+                Some(libc::ENOTSOCK) => Error::NotASocket(error),
+                _ => Error::os("recvmsg", error),
+            }
+        })?;
+    match length {
+        0 => Err(Error::Closed),
+        Offer::MIN_SIZE.. if cut_off => Err(Error::DescriptorsCutOff),
+        Offer::MIN_SIZE.. => Ok((bytes, length, memory.ok_or(Error::NoDescriptor)?)),
+        _ => Err(Error::AlreadyAttached),
     }
+}
+
+/// Takes the Offer out, which was looked at; the descriptor on it goes with it.
+fn take_out(socket: &OwnedFd, length: usize) -> Result<(), Error> {
+    let mut bytes = [0; MOST_OFFER];
+    let mut left = &mut bytes[..length];
+    while !left.is_empty() {
+        let mut buffer = [IoSliceMut::new(left)];
+        match recvmsg::<()>(socket.as_raw_fd(), &mut buffer, None, MsgFlags::MSG_DONTWAIT) {
+            Ok(message) if message.bytes > 0 => {
+                let taken = message.bytes;
+                left = &mut left[taken..];
+            }
+            Err(Errno::EINTR) => {}
+            Ok(_) => return Err(Error::Closed),
+            Err(errno) => return Err(Error::os("recvmsg", errno)),
+        }
+    }
+    Ok(())
 }
 
 /// Memory of `size` bytes that stays as large as it is.

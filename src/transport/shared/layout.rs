@@ -39,6 +39,8 @@ pub(super) const DRAIN: usize = 2 * WORDS + 1;
 /// 1: the consumer fences for both sides when it arms the bell. The producer looks here with each record, so it is
 /// not where the consumer writes with each.
 pub(super) const FENCES: usize = 2 * WORDS + 2;
+/// 1: someone has attached the end that was given away. In the ring of records alone.
+pub(super) const ATTACHED: usize = 2 * WORDS + 3;
 
 /// One ring in the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
