@@ -42,11 +42,20 @@ pub enum Word {
     Fences,
     Armed,
     Drain,
+    Attached,
 }
 
 impl Word {
-    pub const ALL: [Self; 7] =
-        [Self::Tail, Self::TailLoss, Self::Gone, Self::Head, Self::Fences, Self::Armed, Self::Drain];
+    pub const ALL: [Self; 8] = [
+        Self::Tail,
+        Self::TailLoss,
+        Self::Gone,
+        Self::Head,
+        Self::Fences,
+        Self::Armed,
+        Self::Drain,
+        Self::Attached,
+    ];
 
     /// Bytes from the beginning of the ring: the producer's line, the consumer's, the bell's.
     const fn offset(self) -> u64 {
@@ -58,6 +67,7 @@ impl Word {
             Self::Fences => 264,
             Self::Armed => 256,
             Self::Drain => 260,
+            Self::Attached => 268,
         }
     }
 }
@@ -86,12 +96,14 @@ impl RawRing {
         self.set(word, self.get(word).wrapping_add(value));
     }
 
-    /// Every word in front of the slots that is not 0: its bytes from the beginning of the ring, and its value.
+    /// Every word in front of the slots that is not 0, but for the one that says that the end was attached: its
+    /// bytes from the beginning of the ring, and its value.
     pub fn words_in_use(&self) -> Vec<(u64, u32)> {
         let mut bytes = [0; SLOTS as usize];
         self.memory.read_exact_at(&mut bytes, self.offset).unwrap();
         let words = bytes.chunks_exact(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap()));
-        (0..).step_by(4).zip(words).filter(|(_, word)| *word != 0).collect()
+        let attached = Word::Attached.offset();
+        (0..).step_by(4).zip(words).filter(|(at, word)| *word != 0 && *at != attached).collect()
     }
 
     /// Writes what is there first, up to a slot's length, into the slot of record `number`.

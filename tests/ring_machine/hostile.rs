@@ -75,7 +75,7 @@ impl<C: Choices> Hostile<C> {
 
     fn write_word(&mut self) {
         let ring = self.ring();
-        let word = Word::ALL[self.choices.below(7) as usize];
+        let word = Word::ALL[self.choices.below(Word::ALL.len() as u32) as usize];
         if matches!(word, Word::Armed | Word::Drain) {
             self.has_put_anything = true;
         }
