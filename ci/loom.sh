@@ -78,7 +78,7 @@ must_fail "with the loss looked at after the ring" src/transport/shared.rs \
     's/if taken.count < most \&\& is_news/let loss = self.port.consumed.tail_loss().load(Ordering::Acquire);\n&/' \
     "told of a loss out of its place"
 must_fail "with a token called stray before its claim was looked for" src/transport/shared.rs \
-    '/a byte without a claim is none/{n;s/self.enter();//}' "an honest peer"
+    '/either is none/{n;s/self.enter();//}' "an honest peer"
 must_fail "without the fence of who waits for a drain" src/transport/shared/drain.rs \
     '/Pairs with the fence in `tell`/{n;s/fence(Ordering::SeqCst);//}' "the ring was read empty"
 must_fail "without the fence of who tells of a drain" src/transport/shared/drain.rs \

@@ -92,7 +92,9 @@ impl Receiver {
         let mut idle = 0;
         while idle < 2 && self.got < total {
             if self.is_readable() {
-                self.recv(most);
+                if self.recv(most) == Got::Closed {
+                    return;
+                }
             } else {
                 idle += 1;
                 thread::yield_now();
@@ -284,12 +286,12 @@ fn shared_loss_is_told_by_the_next_record() {
 }
 
 /// A sender that waits until its record was received is told, though another thread receives on its end.
-#[test]
-fn shared_drain_wakes_who_waits() {
-    loom::model(|| {
+fn tell_of_a_drain(parks: bool) {
+    loom::model(move || {
         let (near, far) = ports(1);
         let (mut tx, mut far_rx) = (Tx::new(near.clone()), Receiver::new(far));
         let (watch, mut near_rx) = (tx.watch(), Rx::<AcpiNotifyEvent>::new(near.clone()));
+        far_rx.rx.set_parks(parks);
         send(&mut tx, 0, 1);
         let thread = thread::spawn(move || {
             assert_eq!(far_rx.recv(1), Got::Records(1, false));
@@ -309,6 +311,13 @@ fn shared_drain_wakes_who_waits() {
         assert!(matches!(outcome, Err(TryRecvError::Empty)), "{outcome:?}");
         assert!(!readable(), "readable while empty");
     });
+}
+
+#[test]
+fn shared_drain_wakes_who_waits() {
+    tell_of_a_drain(false);
+    // Who parks does not arm, and so has no other fence.
+    tell_of_a_drain(true);
 }
 
 /// Each of two threads that put a token in puts in one, though the kernel may have had no memory for the other's.
