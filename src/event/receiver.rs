@@ -167,7 +167,14 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// [`TryRecvError::Empty`] when nothing is there, [`TryRecvError::Closed`] when the sender is gone
     /// and everything was received, [`TryRecvError::PeerViolation`] when the peer broke the format.
+    #[inline]
     pub fn try_recv(&mut self) -> Result<Received<R>, TryRecvError> {
+        if let Some((item, found)) = self.rx.recv_known(|event| take(&mut self.meter, event).ok()) {
+            self.counters.dropped += u64::from(item.lost());
+            self.counters.received += u64::from(item.record().is_some());
+            self.counters.high_water = self.counters.high_water.max(found as u64);
+            return Ok(item);
+        }
         let mut item = None;
         self.receive(1, |received| item = Some(received))?;
         item.ok_or(TryRecvError::Empty)

@@ -307,6 +307,16 @@ impl<T: Record> Rx<T> {
         if taken.items() == 0 { Err(error) } else { Ok(taken) }
     }
 
+    /// The next item as `take` takes it, where it can be had at once, and how many are there: a way for one item that
+    /// moves no more than that. What it does not bring, also what is wrong with an item, [`recv`](Self::recv) does.
+    #[inline(always)]
+    pub(crate) fn recv_known<U>(&mut self, take: impl FnOnce(&T) -> Option<U>) -> Option<(U, usize)> {
+        match &mut self.carrier {
+            RxCarrier::Shared(rx) if self.broken.is_none() => rx.recv_known(take),
+            _ => None,
+        }
+    }
+
     /// Receives nothing more, for the peer has done wrong: what, the next receive tells.
     pub(crate) fn break_off(&mut self, violation: Violation) {
         self.broken = Some(violation);

@@ -245,6 +245,22 @@ impl<T: Record> Rx<T> {
         Err(error)
     }
 
+    /// The next item, as `take` takes it, if it is known of and another one is: nothing else has to be looked at
+    /// then. And how many are there.
+    #[inline(always)]
+    pub(crate) fn recv_known<U>(&mut self, take: impl FnOnce(&T) -> Option<U>) -> Option<(U, usize)> {
+        let found = self.ring.known() as usize;
+        if found < 2 {
+            return None;
+        }
+        self.enter();
+        let item = take(&self.ring.get(0).ok()?)?;
+        self.ring.release(1);
+        self.port.consumed_head.store(self.ring.head(), Ordering::Relaxed);
+        (self.idle, self.seen_loss) = (0, 0);
+        Some((item, found))
+    }
+
     /// With as many known of as are wanted nothing else matters, and the line that the producer writes with each
     /// record is left alone.
     #[inline]
