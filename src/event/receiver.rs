@@ -201,13 +201,18 @@ impl<R: EventRecord> Receiver<R> {
     #[inline]
     fn receive(&mut self, most: usize, mut sink: impl FnMut(Received<R>)) -> Result<usize, TryRecvError> {
         let (meter, counters) = (&mut self.meter, &mut self.counters);
+        let mut notices = 0;
         let received = self.rx.recv(most, |event| {
             let item = take(meter, event)?;
-            counters.dropped += u64::from(item.lost());
-            counters.received += u64::from(item.record().is_some());
+            // Rare: nothing is counted record by record.
+            if item.lost() > 0 || item.record().is_none() {
+                counters.dropped += u64::from(item.lost());
+                notices += u64::from(item.record().is_none());
+            }
             sink(item);
             Ok(())
         })?;
+        self.counters.received += received.count as u64 - notices;
         self.counters.high_water = self.counters.high_water.max(received.found as u64);
         let Some(sequence) = received.tail_loss else { return Ok(received.count) };
         let count = self.meter.lost_header(sequence);
