@@ -122,12 +122,14 @@ fn end_of_the_peer_is_told_behind_what_it_published_and_closes_what_goes_to_it()
             assert_eq!(summary(rx.recv().unwrap()), (0, Some(1)));
             assert!(matches!(rx.recv(), Err(TryRecvError::Closed)));
             // Whatever it publishes and takes back then.
-            peer.publish(&wire(2));
+            (2..5).for_each(|number| peer.publish(&wire(number)));
             assert!(matches!(rx.recv(), Err(TryRecvError::Closed)));
             peer.produced.set(Word::Gone, 0);
             assert!(matches!(rx.recv(), Err(TryRecvError::Closed)));
             assert!(matches!(rx.reply(AcpiOst::new(1, 2, 3)), Err(TrySendError::Closed(_))));
             assert!(rx.wait(None).unwrap(), "there is the end to receive");
+            // Also behind a look, which has seen several records.
+            assert!(matches!(rx.try_recv(), Err(TryRecvError::Closed)));
         }
         for make in SENDERS {
             let (mut tx, peer) = make(4);

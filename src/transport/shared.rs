@@ -250,7 +250,7 @@ impl<T: Record> Rx<T> {
     #[inline(always)]
     pub(crate) fn recv_known<U>(&mut self, take: impl FnOnce(&T) -> Option<U>) -> Option<(U, usize)> {
         let found = self.ring.known() as usize;
-        if found < 2 {
+        if found < 2 || self.ended {
             return None;
         }
         self.enter();
