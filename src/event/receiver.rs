@@ -149,7 +149,8 @@ impl<R: EventRecord> Receiver<R> {
     }
 
     /// Makes the fences of both sides whenever this end is about to sleep, so that a sender that agreed to it
-    /// needs none; see [`SoleSender::use_asymmetric_fence`](super::SoleSender::use_asymmetric_fence).
+    /// needs none; see [`SoleSender::use_asymmetric_fence`](super::SoleSender::use_asymmetric_fence). That goes for
+    /// replies, too: before you go quiet, receive until nothing is there, or [`wait`](Self::wait).
     ///
     /// # Errors
     ///

@@ -125,7 +125,8 @@ impl<R: EventRecord> Sender<R> {
     }
 
     /// Writes the notice of a loss that nothing was accepted after, if there is one to write, and the
-    /// rest of a record of which the kernel took only a part.
+    /// rest of a record of which the kernel took only a part; and wakes a receiver that an earlier send has not woken:
+    /// see [`SoleSender::use_asymmetric_fence`](super::SoleSender::use_asymmetric_fence).
     ///
     /// # Errors
     ///
@@ -191,7 +192,8 @@ impl<R: EventRecord> Sender<R> {
     }
 
     /// Leaves the full fence that each call to send takes on a shared channel to a receiver that makes it for both
-    /// sides; see [`SoleSender::use_asymmetric_fence`](super::SoleSender::use_asymmetric_fence).
+    /// sides; see [`SoleSender::use_asymmetric_fence`](super::SoleSender::use_asymmetric_fence), and call
+    /// [`flush`](Self::flush) before you go quiet.
     ///
     /// # Errors
     ///

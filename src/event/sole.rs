@@ -150,6 +150,16 @@ impl<R: EventRecord> SoleSender<R> {
         self.watch.is_closed()
     }
 
+    /// Wakes a receiver that an earlier send has not woken, which only one with an
+    /// [asymmetric fence](Self::use_asymmetric_fence) may have failed to; and tells of a loss.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_send`](Self::try_send).
+    pub fn flush(&mut self) -> Result<(), TrySendError<()>> {
+        self.stream.flush()
+    }
+
     /// Leaves the full fence that each call to send takes to a receiver that makes it for both sides.
     ///
     /// For channels whose sides each have a processor of their own. A sender that need not fence takes a fraction
@@ -157,6 +167,12 @@ impl<R: EventRecord> SoleSender<R> {
     /// processor that runs a thread of a registered process and takes some 15 us. It takes effect once
     /// both sides have called it: this one registers its process, which lasts until exec, the receiver says
     /// that it fences for both. It cannot be taken back.
+    ///
+    /// **Call [`flush`](Self::flush) before you go quiet.** Linux has a hole here (seen on 6.18; `exit_mm` in
+    /// `kernel/exit.c`): when a thread of the process ends, it forgets that the processor that the thread ran on is to be interrupted, and
+    /// does not notice if another thread of the same process comes next. A record that is sent from there may wake nobody. What makes
+    /// up for it are the next send, `flush`, [`wait_drained`](Self::wait_drained) and a receive of replies that finds
+    /// none.
     ///
     /// # Errors
     ///

@@ -80,6 +80,7 @@ impl<R: EventRecord> Stream<R> {
     }
 
     pub(super) fn flush(&mut self) -> Result<(), TrySendError<()>> {
+        self.tx.ring_again();
         self.tx.finish()?;
         if let Some(notice) = self.unwritten_notice() {
             self.tx.send(1, |_| notice)?;

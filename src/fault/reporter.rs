@@ -163,6 +163,7 @@ impl FaultReporter {
 
     /// Leaves the full fence that each call to report takes on a shared channel to a responder that makes it for
     /// both sides; see [`event::SoleSender::use_asymmetric_fence`](crate::event::SoleSender::use_asymmetric_fence).
+    /// Before you go quiet, collect until nothing is there: that makes up for a wake-up that was missed.
     ///
     /// # Errors
     ///

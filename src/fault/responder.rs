@@ -192,7 +192,8 @@ impl FaultResponder {
 
     /// Makes the fences of both sides whenever this end is about to sleep, so that a reporter that agreed to it
     /// needs none; see
-    /// [`event::SoleSender::use_asymmetric_fence`](crate::event::SoleSender::use_asymmetric_fence).
+    /// [`event::SoleSender::use_asymmetric_fence`](crate::event::SoleSender::use_asymmetric_fence). Before you go
+    /// quiet, receive until nothing is there, or [`wait`](Self::wait): that makes up for a wake-up that was missed.
     ///
     /// # Errors
     ///

@@ -184,6 +184,13 @@ impl<T: Record> Tx<T> {
             Self::Remote(tx) => tx.leave_fences(),
         }
     }
+
+    /// Wakes a consumer that sleeps though something was sent to it, where that can be.
+    pub(crate) fn ring_again(&self) {
+        if let Self::Remote(RemoteTx::Shared(tx)) = self {
+            tx.ring_again();
+        }
+    }
 }
 
 /// The producing end of one direction, towards another process.

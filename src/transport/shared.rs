@@ -47,8 +47,6 @@ pub(crate) struct Tx<T> {
     ring: Producer<Direction, T>,
     /// `TAIL_LOSS` is set.
     announced: bool,
-    /// This process is registered for the consumer's fences.
-    registered: bool,
     /// Sends that found no room.
     full: u32,
     wake_ups: u64,
@@ -57,7 +55,7 @@ pub(crate) struct Tx<T> {
 impl<T: Record> Tx<T> {
     pub(crate) fn new(port: Arc<Port>) -> Self {
         let ring = Producer::new(port.produced.clone());
-        Self { port, ring, announced: false, registered: false, full: 0, wake_ups: 0 }
+        Self { port, ring, announced: false, full: 0, wake_ups: 0 }
     }
 
     #[inline]
@@ -136,9 +134,12 @@ impl<T: Record> Tx<T> {
 
     /// From now on leaves the fences to a consumer that says it makes them for both.
     pub(crate) fn leave_fences(&mut self) -> Result<(), Error> {
-        self.port.register()?;
-        self.registered = true;
-        Ok(())
+        self.port.leave_fences()
+    }
+
+    /// See [`Port::ring_again`].
+    pub(crate) fn ring_again(&self) {
+        self.port.ring_again();
     }
 
     pub(crate) fn watch(&self) -> Watch {
@@ -165,8 +166,7 @@ impl<T: Record> Tx<T> {
 
     #[inline]
     fn ring(&mut self) {
-        let asymmetric = self.registered && self.port.produced.consumer_fences();
-        let tokens = SocketTokens::new(&self.port, asymmetric);
+        let tokens = SocketTokens::new(&self.port, self.port.leaves_fence());
         self.wake_ups += u64::from(ring(self.port.produced.armed(), &tokens));
     }
 }
@@ -423,6 +423,7 @@ impl<T: Record> Rx<T> {
 
     /// Notes that a sleep follows a receive that brings nothing.
     pub(crate) fn expect_sleep(&mut self) {
+        self.port.ring_again();
         if self.sleep == Sleep::No {
             self.sleep = Sleep::Follows;
         }
@@ -468,6 +469,8 @@ impl<T: Record> Rx<T> {
 
     /// Arms the bell and takes out the tokens, unless there is work. True: the descriptor is unreadable.
     fn fall_asleep(&mut self) -> Result<bool, TryRecvError> {
+        // What this side waits for may be the answer to something that the peer sleeps on.
+        self.port.ring_again();
         let tokens = SocketTokens::new(&self.port, self.fences);
         let (port, ring, seen_loss) = (&self.port, &mut self.ring, self.seen_loss);
         let asleep =

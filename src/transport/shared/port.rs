@@ -98,6 +98,8 @@ pub(crate) struct Port {
     /// Tokens that the kernel had no memory for.
     owed: AtomicU32,
     pub(super) drain: Drain,
+    /// This process is registered for the fences of the peer, and leaves its own to it.
+    registered: AtomicBool,
     pub(super) calls: Calls,
     owner: Owner,
 }
@@ -116,6 +118,7 @@ impl Port {
             broken: OnceLock::new(),
             owed: AtomicU32::new(0),
             drain: Drain::new(),
+            registered: AtomicBool::new(false),
             calls: Calls::new(mapping),
             owner: Owner::this_process(),
         })
@@ -238,10 +241,33 @@ impl Port {
         }
     }
 
-    /// Registers this process for the fences of the peer.
-    pub(super) fn register(&self) -> Result<(), Error> {
+    /// Registers this process for the fences of the peer, and leaves its own to it from now on.
+    pub(super) fn leave_fences(&self) -> Result<(), Error> {
         let registered = sys::register_for_fences().and_then(|()| sys::fence_everywhere());
-        registered.map_err(|source| Error::os("membarrier", source))
+        registered.map_err(|source| Error::os("membarrier", source))?;
+        self.trust_fences();
+        Ok(())
+    }
+
+    /// Leaves its fences to the peer, registered or not.
+    pub(super) fn trust_fences(&self) {
+        // Relaxed: who sends sees it earlier or later.
+        self.registered.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a send leaves its fence to the consumer.
+    #[inline]
+    pub(super) fn leaves_fence(&self) -> bool {
+        self.registered.load(Ordering::Relaxed) && self.produced.consumer_fences()
+    }
+
+    /// Wakes the consumer if an earlier send has missed that it wants to be woken, as one that left its fence to it
+    /// may have.
+    #[inline]
+    pub(super) fn ring_again(&self) {
+        if self.registered.load(Ordering::Relaxed) {
+            doorbell::ring(self.produced.armed(), &SocketTokens::new(self, false));
+        }
     }
 
     /// Tells the producer that this end fences for both whenever it arms, from now on.

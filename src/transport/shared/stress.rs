@@ -2,9 +2,12 @@
 //! process is registered, and not before: loom knows no such fence.
 
 use std::hint::spin_loop;
+use std::process::Command;
 use std::sync::atomic::AtomicU32;
 use std::thread;
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use recordfd_uapi::{AcpiNotify, Event, EventRecord};
 
 use super::*;
@@ -24,8 +27,9 @@ fn send_batches(registered: bool, is_enough: impl Fn(u32, u32) -> bool) -> (u32,
     rx.fence_for_both();
     if registered {
         tx.leave_fences().unwrap();
+        run_elsewhere();
     } else {
-        tx.registered = true;
+        tx.port.trust_fences();
     }
     // The records are there for good, so that one store for each does: `put` has several, and the processor
     // lets no more than some tens of stores wait.
@@ -33,6 +37,7 @@ fn send_batches(registered: bool, is_enough: impl Fn(u32, u32) -> bool) -> (u32,
     let produced = tx.port.produced.clone();
     let mut slots = produced.words().chunks_exact(produced.words().len() / depth as usize).cycle();
     let first_word = produced.words()[0].load(Ordering::Relaxed);
+    let port = tx.port.clone();
     let mut send = move || {
         slots.by_ref().take(BATCH).for_each(|slot| slot[0].store(first_word, Ordering::Relaxed));
         tx.ring.publish(BATCH as u32);
@@ -70,7 +75,9 @@ fn send_batches(registered: bool, is_enough: impl Fn(u32, u32) -> bool) -> (u32,
             while !is_readable(&rx) {
                 if sent.load(Ordering::Acquire) > received && !is_readable(&rx) {
                     lost += 1;
-                    break;
+                    // From any thread that knows of the send.
+                    port.ring_again();
+                    assert!(is_readable(&rx), "a wake-up that was missed is not made up for");
                 }
             }
             if recv(&mut rx, BATCH - 1) > 0 {
@@ -84,6 +91,20 @@ fn send_batches(registered: bool, is_enough: impl Fn(u32, u32) -> bool) -> (u32,
         asked.store(u32::MAX, Ordering::Release);
         (received, lost)
     })
+}
+
+/// Has another process run on each processor: Linux forgets to interrupt one that a thread of this process has ended
+/// on, for as long as none but this process runs there.
+fn run_elsewhere() {
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this).unwrap();
+    for processor in (0..CpuSet::count()).filter(|processor| allowed.is_set(*processor).unwrap()) {
+        let mut one = CpuSet::new();
+        one.set(processor).unwrap();
+        sched_setaffinity(this, &one).unwrap();
+        assert!(Command::new("true").status().unwrap().success());
+    }
+    sched_setaffinity(this, &allowed).unwrap();
 }
 
 fn pause(count: u32) {
