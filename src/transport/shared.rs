@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use recordfd_uapi::{Record, Sequence, WRITE_MAX};
 
 use super::{LOSS, Taken, spin};
-use crate::doorbell::{Waiter, ring};
+use crate::doorbell::Waiter;
 use crate::error::{Error, TryRecvError, TrySendError, Violation};
 use crate::ring::{Consumer, Producer, Storage};
 use crate::sync::Ordering;
@@ -49,13 +49,12 @@ pub(crate) struct Tx<T> {
     announced: bool,
     /// Sends that found no room.
     full: u32,
-    wake_ups: u64,
 }
 
 impl<T: Record> Tx<T> {
     pub(crate) fn new(port: Arc<Port>) -> Self {
         let ring = Producer::new(port.produced.clone());
-        Self { port, ring, announced: false, full: 0, wake_ups: 0 }
+        Self { port, ring, announced: false, full: 0 }
     }
 
     #[inline]
@@ -82,7 +81,7 @@ impl<T: Record> Tx<T> {
             self.ring.put(index as u32, &item(index));
         }
         self.ring.publish(accepted as u32);
-        self.ring();
+        self.port.ring();
         Ok(accepted)
     }
 
@@ -124,7 +123,7 @@ impl<T: Record> Tx<T> {
         // Release pairs with the load in `Rx::recv`: what was accepted before is seen before.
         self.port.produced.tail_loss().store(LOSS | sequence.get(), Ordering::Release);
         self.announced = true;
-        self.ring();
+        self.port.ring();
     }
 
     /// Puts in the tokens that the kernel had no memory for.
@@ -151,7 +150,7 @@ impl<T: Record> Tx<T> {
     }
 
     pub(crate) fn wake_ups(&self) -> u64 {
-        self.wake_ups
+        self.port.wake_ups()
     }
 
     #[cold]
@@ -162,12 +161,6 @@ impl<T: Record> Tx<T> {
             return TrySendError::Closed(());
         }
         TrySendError::Full(())
-    }
-
-    #[inline]
-    fn ring(&mut self) {
-        let tokens = SocketTokens::new(&self.port, self.port.leaves_fence());
-        self.wake_ups += u64::from(ring(self.port.produced.armed(), &tokens));
     }
 }
 

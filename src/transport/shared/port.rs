@@ -100,6 +100,8 @@ pub(crate) struct Port {
     pub(super) drain: Drain,
     /// This process is registered for the fences of the peer, and leaves its own to it.
     registered: AtomicBool,
+    /// How often this end has woken the consumer.
+    wake_ups: AtomicUsize,
     pub(super) calls: Calls,
     owner: Owner,
 }
@@ -119,6 +121,7 @@ impl Port {
             owed: AtomicU32::new(0),
             drain: Drain::new(),
             registered: AtomicBool::new(false),
+            wake_ups: AtomicUsize::new(0),
             calls: Calls::new(mapping),
             owner: Owner::this_process(),
         })
@@ -255,10 +258,22 @@ impl Port {
         self.registered.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a send leaves its fence to the consumer.
+    /// Wakes the consumer if it wants that. Behind each publishing.
     #[inline]
-    pub(super) fn leaves_fence(&self) -> bool {
-        self.registered.load(Ordering::Relaxed) && self.produced.consumer_fences()
+    pub(super) fn ring(&self) {
+        self.ring_with(self.registered.load(Ordering::Relaxed) && self.produced.consumer_fences());
+    }
+
+    #[inline]
+    fn ring_with(&self, asymmetric: bool) {
+        if doorbell::ring(self.produced.armed(), &SocketTokens::new(self, asymmetric)) {
+            // Relaxed: a count that orders nothing.
+            self.wake_ups.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn wake_ups(&self) -> u64 {
+        self.wake_ups.load(Ordering::Relaxed) as u64
     }
 
     /// Wakes the consumer if an earlier send has missed that it wants to be woken, as one that left its fence to it
@@ -266,7 +281,7 @@ impl Port {
     #[inline]
     pub(super) fn ring_again(&self) {
         if self.registered.load(Ordering::Relaxed) {
-            doorbell::ring(self.produced.armed(), &SocketTokens::new(self, false));
+            self.ring_with(false);
         }
     }
 
