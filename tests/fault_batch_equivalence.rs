@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use common::far_fault::*;
 use common::fault::*;
+use common::until;
 use recordfd::fault::{
     Cause, FaultCompletion, FaultReporter, FaultReporterCounters, FaultRequest, Options, ReportError,
     ResponseCode,
@@ -199,6 +200,8 @@ fn end(twins: Twins, random: &mut Random) -> FaultReporterCounters {
             let _ = group.into_cookie();
         }
         drop(responder);
+        // Not at once on a socket, of which a process that another test starts has a copy for a while.
+        assert!(until(|| reporter.is_closed()));
         reporter
     });
     let ended = reporters.each_ref().map(|reporter| {
