@@ -1,8 +1,6 @@
 //! What loom has to know of a system call on the socket: other threads may run in front of it, and a byte or a
 //! hang-up that is received orders what was done before it was sent. Otherwise nothing at all.
 
-#[cfg(not(loom))]
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 #[cfg(loom)]
@@ -41,12 +39,12 @@ impl Calls {
 /// The kernel knows.
 #[cfg(not(loom))]
 #[derive(Debug)]
-pub(super) struct Calls(PhantomData<()>);
+pub(super) struct Calls;
 
 #[cfg(not(loom))]
 impl Calls {
     pub(super) fn new(_mapping: &Arc<Mapping>) -> Self {
-        Self(PhantomData)
+        Self
     }
 
     #[inline]

@@ -100,6 +100,8 @@ pub(crate) struct Port {
     pub(super) drain: Drain,
     /// This process is registered for the fences of the peer, and leaves its own to it.
     registered: AtomicBool,
+    /// Something was published with the fence left to the peer, and the bell not looked at again since.
+    unfenced: AtomicBool,
     /// How often this end has woken the consumer.
     wake_ups: AtomicUsize,
     pub(super) calls: Calls,
@@ -121,6 +123,7 @@ impl Port {
             owed: AtomicU32::new(0),
             drain: Drain::new(),
             registered: AtomicBool::new(false),
+            unfenced: AtomicBool::new(false),
             wake_ups: AtomicUsize::new(0),
             calls: Calls::new(mapping),
             owner: Owner::this_process(),
@@ -160,8 +163,9 @@ impl Port {
     }
 
     /// Notes that the peer broke the protocol: nothing more is sent to it.
-    pub(super) fn note_violation(&self, violation: Violation) -> Violation {
-        *self.broken.get_or_init(|| violation)
+    pub(super) fn note_violation(&self, violation: Violation) {
+        // The first one is told.
+        let _ = self.broken.set(violation);
     }
 
     #[inline]
@@ -261,7 +265,12 @@ impl Port {
     /// Wakes the consumer if it wants that. Behind each publishing.
     #[inline]
     pub(super) fn ring(&self) {
-        self.ring_with(self.registered.load(Ordering::Relaxed) && self.produced.consumer_fences());
+        let asymmetric = self.registered.load(Ordering::Relaxed) && self.produced.consumer_fences();
+        if asymmetric {
+            // Release pairs with the swap in `ring_again`, which then fences for what was published before this.
+            self.unfenced.store(true, Ordering::Release);
+        }
+        self.ring_with(asymmetric);
     }
 
     #[inline]
@@ -280,7 +289,8 @@ impl Port {
     /// may have.
     #[inline]
     pub(super) fn ring_again(&self) {
-        if self.registered.load(Ordering::Relaxed) {
+        // Relaxed: a thread that knows of the send sees it. Acquire on the swap pairs with the store in `ring`.
+        if self.unfenced.load(Ordering::Relaxed) && self.unfenced.swap(false, Ordering::Acquire) {
             self.ring_with(false);
         }
     }
@@ -307,6 +317,7 @@ impl Drop for Port {
             // A child of fork may have a copy of the socket, without whose end it does not hang up: this is what
             // wakes a peer that sleeps, and stays.
             self.put_token();
+            // The socket closes next.
             self.calls.before_send();
         }
     }

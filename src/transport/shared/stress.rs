@@ -127,8 +127,7 @@ fn only_a_registered_producer_may_leave_its_fence_to_the_consumer() {
     println!("without being registered, {lost} of {sent} wake-ups lost");
     if lost == 0 {
         // As where both processors share a cache, now and then.
-        eprintln!("skipped: this machine loses none for now, so that to lose none shows nothing");
-        return;
+        eprintln!("this machine loses none for now, so that to lose none shows little");
     }
     let end = Instant::now() + Duration::from_secs(30);
     let (sent, lost) = send_batches(true, |received, _| received >= 3 * sent || Instant::now() > end);

@@ -23,6 +23,7 @@ impl Watch {
     }
 
     pub(crate) fn is_drained(&self) -> Result<bool, DrainError> {
+        // Who sleeps on what is in the ring does not read it.
         self.0.ring_again();
         if drain::is_drained(&self.0.produced) {
             return Ok(true);
