@@ -64,7 +64,7 @@
 //! A socket hangs up when the last copy of its descriptor is closed. Every end is close-on-exec, but a
 //! child of fork holds copies until it execs, and one that never does, a jailed device process, holds
 //! them for good unless it closes them (`close_range(2)`): so long the other side sees `Empty`, not
-//! `Closed`.
+//! `Closed`. In shared memory that goes for an end that was killed; one that was dropped says so itself.
 
 mod receiver;
 mod sender;
