@@ -3,6 +3,7 @@
 //! * Setting up and passing descriptors: [`Error`], which names the call and keeps its source.
 //! * Sending and replying: [`TrySendError`], which gives the value back.
 //! * Receiving: [`TryRecvError`]; what a peer did wrong is a [`Violation`] inside it.
+//! * Answering what must be answered: [`RespondError`], which gives the group back.
 //! * Waiting for the queue to be read: [`DrainError`].
 //!
 //! Each has an `errno()`: what a C program on the same descriptor would see.
@@ -163,6 +164,77 @@ impl<T: fmt::Debug> std::error::Error for TrySendError<T> {
         match self {
             Self::Io(_, source) => Some(source),
             _ => None,
+        }
+    }
+}
+
+/// An answer to what must be answered was not taken.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RespondError<T> {
+    /// There is no room for it now: the reporter does not read its answers (`EAGAIN`).
+    WouldBlock(T),
+    /// No open group goes by the cookie: not received yet, answered before, or completed without its
+    /// answer (`EINVAL`).
+    StaleCookie,
+    /// The format has no such code, and the group stays open (`EINVAL`).
+    Code,
+    /// The reporter is gone (`EPIPE`).
+    Closed,
+    /// The system call failed for another reason.
+    Io(T, io::Error),
+}
+
+impl<T> RespondError<T> {
+    /// The same of what `f` makes of the group.
+    pub(crate) fn map<U>(self, f: impl FnOnce(T) -> U) -> RespondError<U> {
+        match self {
+            Self::WouldBlock(group) => RespondError::WouldBlock(f(group)),
+            Self::StaleCookie => RespondError::StaleCookie,
+            Self::Code => RespondError::Code,
+            Self::Closed => RespondError::Closed,
+            Self::Io(group, source) => RespondError::Io(f(group), source),
+        }
+    }
+
+    /// The errno of write(2) in the same place.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::WouldBlock(_) => libc::EAGAIN,
+            Self::StaleCookie | Self::Code => libc::EINVAL,
+            Self::Closed => libc::EPIPE,
+            Self::Io(_, source) => source.raw_os_error().unwrap_or(libc::EIO),
+        }
+    }
+}
+
+impl<T> fmt::Display for RespondError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::WouldBlock(_) => "there is no room for the answer now",
+            Self::StaleCookie => "no open group goes by the cookie",
+            Self::Code => "the format has no such code",
+            Self::Closed => "the reporter is gone",
+            Self::Io(..) => "answering failed",
+        })
+    }
+}
+
+impl<T: fmt::Debug> std::error::Error for RespondError<T> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io(_, source) => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl From<TrySendError<()>> for RespondError<()> {
+    fn from(error: TrySendError<()>) -> Self {
+        match error {
+            TrySendError::Full(()) => Self::WouldBlock(()),
+            TrySendError::Closed(()) => Self::Closed,
+            TrySendError::Io((), source) => Self::Io((), source),
         }
     }
 }

@@ -48,13 +48,14 @@ pub mod error;
 pub mod event;
 pub mod fault;
 pub mod fd;
+pub mod request;
 mod ring;
 mod sync;
 mod sys;
 mod transport;
 
 pub use channel::{Options, Overflow, UnattachedEnd};
-pub use error::{DrainError, Error, TryRecvError, TrySendError, Violation};
+pub use error::{DrainError, Error, RespondError, TryRecvError, TrySendError, Violation};
 pub use recordfd_uapi as uapi;
 
 #[cfg(doctest)]

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use super::local::{LocalReader, LocalResponder};
 use super::responder::{GroupReader, RemoteResponder};
 use super::wire::RecordRx;
-use super::{AnswerError, MustAnswer};
-use crate::error::{Error, TryRecvError};
+use super::{MustAnswer, Notice};
+use crate::error::{Error, RespondError, TryRecvError};
 use crate::transport::Remote;
 #[cfg(feature = "local")]
 use crate::transport::{NO_FENCES, spin_until};
@@ -25,7 +25,7 @@ pub(crate) enum Answerer<A: MustAnswer> {
 }
 
 impl<A: MustAnswer> Answerer<A> {
-    pub(crate) fn respond(&self, cookie: u32, verdict: A::Verdict) -> Result<(), AnswerError> {
+    pub(crate) fn respond(&self, cookie: u32, verdict: A::Verdict) -> Result<(), RespondError<()>> {
         match self {
             #[cfg(feature = "local")]
             Self::Local(responder) => responder.respond_batch(&[A::answer(cookie, verdict)]).map(|_| ()),
@@ -34,7 +34,7 @@ impl<A: MustAnswer> Answerer<A> {
     }
 
     /// Answers in order, up to the first that cannot be answered; returns how many.
-    pub(crate) fn respond_batch(&self, batch: &[A::Answer]) -> Result<usize, AnswerError> {
+    pub(crate) fn respond_batch(&self, batch: &[A::Answer]) -> Result<usize, RespondError<()>> {
         match self {
             #[cfg(feature = "local")]
             Self::Local(responder) => responder.respond_batch(batch),
@@ -50,12 +50,12 @@ impl<A: MustAnswer> Answerer<A> {
         }
     }
 
-    /// The cookie of an open group that the reporter has completed; each is told once.
-    pub(crate) fn next_cancelled(&self) -> Option<u32> {
+    /// The next notice and whose it is; each is told once.
+    pub(crate) fn next_notice(&self) -> Option<(u32, Notice)> {
         match self {
             #[cfg(feature = "local")]
-            Self::Local(responder) => responder.next_cancelled(),
-            Self::Remote(responder) => responder.next_cancelled(),
+            Self::Local(responder) => responder.next_notice(),
+            Self::Remote(responder) => responder.next_notice(),
         }
     }
 
@@ -92,12 +92,13 @@ impl<A: MustAnswer> Token<A> {
     }
 
     /// Answers; gives the group back when there is no room for the answer.
-    pub(crate) fn respond(mut self, verdict: A::Verdict) -> Result<(), (AnswerError, Option<Self>)> {
+    pub(crate) fn respond(mut self, verdict: A::Verdict) -> Result<(), RespondError<Self>> {
         match self.answerer.respond(self.cookie, verdict) {
-            Err(error @ (AnswerError::WouldBlock | AnswerError::Io(_))) => Err((error, Some(self))),
+            Err(error @ (RespondError::WouldBlock(()) | RespondError::Io(..))) => Err(error.map(|()| self)),
             outcome => {
                 self.cookie = 0;
-                outcome.map_err(|error| (error, None))
+                // None of the errors that are left gives it back.
+                outcome.map_err(|error| error.map(|()| self))
             }
         }
     }
@@ -161,7 +162,7 @@ impl<A: MustAnswer> Responder<A> {
     }
 
     /// What comes in front of a blocking receive: looks for `busy_poll` whether there is something to read.
-    pub(crate) fn look(&mut self, deadline: Option<Instant>, busy_poll: Duration) -> io::Result<()> {
+    fn look(&mut self, deadline: Option<Instant>, busy_poll: Duration) -> io::Result<()> {
         match self {
             #[cfg(feature = "local")]
             Self::Local(reader) => {
@@ -173,11 +174,35 @@ impl<A: MustAnswer> Responder<A> {
     }
 
     /// Sleeps until a read may bring something; false when `deadline` came first.
-    pub(crate) fn sleep(&mut self, deadline: Option<Instant>) -> io::Result<bool> {
+    fn sleep(&mut self, deadline: Option<Instant>) -> io::Result<bool> {
         match self {
             #[cfg(feature = "local")]
             Self::Local(reader) => reader.sleep(deadline),
             Self::Remote(reader) => reader.rx.sleep(deadline),
+        }
+    }
+
+    /// Takes what `try_recv` takes; waits for it until `deadline`.
+    pub(crate) fn recv_until<T>(
+        &mut self,
+        deadline: Option<Instant>,
+        busy_poll: Duration,
+        mut try_recv: impl FnMut(&mut Self) -> Result<T, TryRecvError>,
+    ) -> Result<T, TryRecvError> {
+        let mut slept = false;
+        loop {
+            // First, for a receive that finds nothing asks to be woken.
+            self.look(deadline, busy_poll).map_err(TryRecvError::Io)?;
+            match try_recv(self) {
+                Err(TryRecvError::Empty) => {}
+                outcome => return outcome,
+            }
+            // A peer that keeps the descriptor readable without a group does not make this last longer.
+            let is_over = slept && deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if is_over || !self.sleep(deadline).map_err(TryRecvError::Io)? {
+                return Err(TryRecvError::Empty);
+            }
+            slept = true;
         }
     }
 

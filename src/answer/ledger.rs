@@ -189,13 +189,18 @@ impl<A: MustAnswer> Ledger<A> {
         }
     }
 
-    /// Completes every open group of `dev_id` without its answer, each after `withdraw` has taken it back.
-    /// False: some have an answer that is to be taken in first.
-    pub(crate) fn detach(&mut self, dev_id: u32, mut withdraw: impl FnMut(u32) -> Withdrawn) -> bool {
+    /// Completes every open group that `is_meant`, by its device and tag, without its answer, each after
+    /// `withdraw` has taken it back. False: some have an answer that is to be taken in first.
+    pub(crate) fn detach(
+        &mut self,
+        is_meant: impl Fn(u32, &A::Tag) -> bool,
+        mut withdraw: impl FnMut(u32) -> Withdrawn,
+    ) -> bool {
         let (mut all, mut at) = (true, self.open.first());
         while let Some(index) = at {
             at = self.open.next(&mut self.slots, index);
-            if self.slots[index as usize].dev_id == dev_id {
+            let slot = &self.slots[index as usize];
+            if is_meant(slot.dev_id, &slot.tag) {
                 all &= self.cancel(index, Cause::Detached, &mut withdraw);
             }
         }
@@ -302,6 +307,11 @@ impl<A: MustAnswer> Ledger<A> {
 
     pub(crate) fn counters(&self) -> LedgerCounters {
         self.counters
+    }
+
+    /// Whether a group is published and not completed.
+    pub(crate) fn is_open(&self, cookie: u32) -> bool {
+        self.find(cookie).is_some()
     }
 
     /// The slot of an open group.
@@ -418,7 +428,7 @@ mod tests {
     fn late_answer_is_recognised_when_the_generations_have_come_round() {
         let mut ledger = ledger(2);
         let held = open(&mut ledger, 1);
-        assert!(ledger.detach(1, |_| Withdrawn::Held));
+        assert!(ledger.detach(|dev_id, _| dev_id == 1, |_| Withdrawn::Held));
         assert_eq!(ledger.take().unwrap().cause, Cause::Detached);
         // The other slot goes round; that of the zombie is not handed out meanwhile.
         ledger.slots[slot_of(held, 1) as usize ^ 1].cookie |= !1;
@@ -439,7 +449,7 @@ mod tests {
     fn late_answer_before_the_completion_was_collected_frees_the_slot_with_it() {
         let mut ledger = ledger(1);
         let cookie = open(&mut ledger, 1);
-        ledger.detach(1, |_| Withdrawn::Held);
+        ledger.detach(|dev_id, _| dev_id == 1, |_| Withdrawn::Held);
         assert!(!ledger.answer(cookie, ANSWER));
         assert_eq!(ledger.in_flight(), 1);
         let completion = ledger.take().unwrap();
@@ -451,7 +461,7 @@ mod tests {
     fn hang_up_completes_what_is_open_and_frees_zombies() {
         let mut ledger = ledger(4);
         let [zombie, answered, _open] = [1, 2, 2].map(|dev_id| open(&mut ledger, dev_id));
-        ledger.detach(1, |_| Withdrawn::Held);
+        ledger.detach(|dev_id, _| dev_id == 1, |_| Withdrawn::Held);
         assert_eq!(ledger.take().unwrap().cookie, zombie);
         assert_eq!(ledger.untold(), Some((1, zombie)));
         assert!(ledger.answer(answered, None));

@@ -54,6 +54,18 @@ impl<A: MustAnswer> Link<A> {
         }
     }
 
+    /// Sends an open group's record again.
+    pub(crate) fn repeat(&mut self, record: &A) -> Result<(), TrySendError<()>> {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(reporter) => {
+                reporter.repeat(record);
+                Ok(())
+            }
+            Self::Remote { records, .. } => records.send(1, |_| *record),
+        }
+    }
+
     /// Tells that the group `cookie` was completed without its answer, if the format can say so.
     pub(crate) fn send_cancelled(&mut self, dev_id: u32, cookie: u32) -> Result<(), TrySendError<()>> {
         match self {

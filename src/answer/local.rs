@@ -6,8 +6,6 @@
 //! alone, so that the lock is held for little more than copying records and answers.
 
 use std::collections::VecDeque;
-use std::io;
-use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,15 +14,18 @@ use recordfd_uapi::WRITE_MAX;
 
 use super::ledger::{slot_bits, slot_of};
 use super::link::whole_groups;
-use super::{AnswerError, MustAnswer, Withdrawn};
+use super::{MustAnswer, Notice, Withdrawn};
 use crate::bell::Bell;
 use crate::doorbell::{ARMED, Tokens, Waiter, ring};
-use crate::error::{Error, TryRecvError, TrySendError};
+use crate::error::{Error, RespondError, TryRecvError, TrySendError};
 use crate::sync::{AtomicBool, AtomicU32, Condvar, Mutex, MutexGuard, Ordering, lock};
-use crate::transport::{Owner, spin, wait_readable};
+use crate::transport::{Owner, spin};
 
 #[cfg(all(test, loom))]
 mod models;
+mod reader;
+
+pub(crate) use reader::LocalReader;
 
 /// What the two sides share.
 #[derive(Debug)]
@@ -98,7 +99,7 @@ struct State<A: MustAnswer> {
     places: Box<[Place]>,
     /// Answers not taken in yet: at most one for each slot.
     answers: VecDeque<A::Answer>,
-    /// Slots of cancelled groups that the responder has not asked for yet, and some that it has answered
+    /// Slots of groups with a notice that the responder has not asked for yet, and some that it has answered
     /// since.
     untold: VecDeque<u32>,
     /// A notice has come since the responder read last.
@@ -116,6 +117,10 @@ struct State<A: MustAnswer> {
 struct Place {
     cookie: u32,
     stage: Stage,
+    /// How often the reporter has sent it again.
+    repeats: u32,
+    /// The responder is to be told that it was cancelled, or sent again.
+    untold: bool,
     /// Its slot is in the list of the untold; groups come and go meanwhile.
     listed: bool,
 }
@@ -129,10 +134,7 @@ enum Stage {
     /// The responder has it.
     Held,
     /// The responder has it, and the reporter has completed it without its answer.
-    Cancelled {
-        /// The responder is to be told of that.
-        untold: bool,
-    },
+    Cancelled,
 }
 
 impl<A: MustAnswer> State<A> {
@@ -146,7 +148,7 @@ impl<A: MustAnswer> State<A> {
 
 impl Place {
     fn clear(&mut self) {
-        (self.cookie, self.stage) = (0, Stage::Unread);
+        *self = Self { listed: self.listed, ..Self::default() };
     }
 }
 
@@ -177,7 +179,7 @@ impl<A: MustAnswer> Exchange<A> {
         let reporter =
             LocalReporter { exchange: exchange.clone(), waiter: Waiter::new(), owner: Owner::this_process() };
         let responder = Arc::new(LocalResponder { exchange, owner: Owner::this_process() });
-        Ok((reporter, LocalReader { responder, waiter: Waiter::new(), waits: (0, 0) }))
+        Ok((reporter, LocalReader::new(responder)))
     }
 
     /// How often completions have come about, for [`wait_change`](Self::wait_change).
@@ -294,19 +296,41 @@ impl<A: MustAnswer> LocalReporter<A> {
 
     /// Has the responder told that the group, which it holds, was withdrawn; if the format can say so.
     pub(crate) fn tell_cancelled(&self, cookie: u32) {
-        if !self.exchange.headed {
-            return;
+        if self.exchange.headed {
+            self.tell(cookie, |place, _| {
+                place.stage = Stage::Cancelled;
+                true
+            });
         }
+    }
+
+    /// Sends an open group's record again: an unread one becomes `record`, of one that the responder holds it is
+    /// told.
+    pub(crate) fn repeat(&self, record: &A) {
+        self.tell(record.cookie(), |place, unread| {
+            place.repeats = record.repeats();
+            let found = unread.iter_mut().find(|found| found.cookie() == record.cookie());
+            match (&place.stage, found) {
+                (Stage::Unread, Some(found)) => *found = *record,
+                (Stage::Held, _) => return true,
+                _ => {}
+            }
+            false
+        });
+    }
+
+    /// Has the responder told of the group `cookie`, unless it has answered, if `note` says so.
+    fn tell(&self, cookie: u32, note: impl FnOnce(&mut Place, &mut VecDeque<A>) -> bool) {
         let slot = self.exchange.slot_of(cookie);
         let mut guard = lock(&self.exchange.state);
-        let state = &mut *guard;
-        let place = &mut state.places[slot];
-        if place.cookie == cookie {
-            place.stage = Stage::Cancelled { untold: true };
+        let State { places, unread, untold, noticed, .. } = &mut *guard;
+        let place = &mut places[slot];
+        if place.cookie == cookie && note(place, unread) {
+            place.untold = true;
             if !std::mem::replace(&mut place.listed, true) {
-                state.untold.push_back(slot as u32);
+                untold.push_back(slot as u32);
             }
-            state.noticed = true;
+            *noticed = true;
             self.exchange.records_bell.set_work(true);
             drop(guard);
             self.exchange.records_bell.ring();
@@ -389,8 +413,8 @@ impl<A: MustAnswer> Withdrawal<'_, A> {
                 self.unread = true;
                 Withdrawn::Unread
             }
-            Stage::Held | Stage::Cancelled { .. } => {
-                place.stage = Stage::Cancelled { untold: false };
+            Stage::Held | Stage::Cancelled => {
+                (place.stage, place.untold) = (Stage::Cancelled, false);
                 Withdrawn::Held
             }
         }
@@ -418,17 +442,17 @@ pub(crate) struct LocalResponder<A: MustAnswer> {
 
 impl<A: MustAnswer> LocalResponder<A> {
     /// Applies answers in order, up to the first bad one; returns how many.
-    pub(crate) fn respond_batch(&self, batch: &[A::Answer]) -> Result<usize, AnswerError> {
+    pub(crate) fn respond_batch(&self, batch: &[A::Answer]) -> Result<usize, RespondError<()>> {
         let mut guard = lock(&self.exchange.state);
         let state = &mut *guard;
         if state.reporter_gone {
-            return Err(AnswerError::Closed);
+            return Err(RespondError::Closed);
         }
         let (mut count, mut outcome) = (0, Ok(0));
         for answer in batch {
             let (cookie, verdict) = A::verdict(answer);
             if verdict.is_none() {
-                outcome = Err(AnswerError::Code);
+                outcome = Err(RespondError::Code);
                 break;
             }
             let place = state.places.get_mut(self.exchange.slot_of(cookie));
@@ -442,7 +466,7 @@ impl<A: MustAnswer> LocalResponder<A> {
                 state.places[self.exchange.slot_of(cookie)].clear();
             }
             if !matches!(stage, Stage::Held) {
-                outcome = Err(AnswerError::Stale);
+                outcome = Err(RespondError::StaleCookie);
                 break;
             }
             count += 1;
@@ -469,19 +493,20 @@ impl<A: MustAnswer> LocalResponder<A> {
 
     pub(crate) fn is_cancelled(&self, cookie: u32) -> bool {
         let place = lock(&self.exchange.state).places[self.exchange.slot_of(cookie)];
-        let is_cancelled = matches!(place.stage, Stage::Cancelled { .. });
+        let is_cancelled = matches!(place.stage, Stage::Cancelled);
         self.exchange.headed && place.cookie == cookie && is_cancelled
     }
 
-    /// The cookie of an open group that the reporter has completed; each is told once.
-    pub(crate) fn next_cancelled(&self) -> Option<u32> {
+    /// The next notice and whose it is; each is told once, and of several to a group the last one.
+    pub(crate) fn next_notice(&self) -> Option<(u32, Notice)> {
         let State { untold, places, .. } = &mut *lock(&self.exchange.state);
         while let Some(slot) = untold.pop_front() {
             let place = &mut places[slot as usize];
             place.listed = false;
-            if matches!(place.stage, Stage::Cancelled { untold: true }) {
-                place.stage = Stage::Cancelled { untold: false };
-                return Some(place.cookie);
+            if std::mem::replace(&mut place.untold, false) {
+                let cancelled = matches!(place.stage, Stage::Cancelled);
+                let notice = if cancelled { Notice::Cancelled } else { Notice::Repeated(place.repeats) };
+                return Some((place.cookie, notice));
             }
         }
         None
@@ -511,76 +536,5 @@ impl<A: MustAnswer> Drop for LocalResponder<A> {
             // Nobody owns this token, so it stays: closed is readable for ever.
             self.exchange.answers_bell.bell.put();
         }
-    }
-}
-
-/// The responder's end.
-#[derive(Debug)]
-pub(crate) struct LocalReader<A: MustAnswer> {
-    pub(crate) responder: Arc<LocalResponder<A>>,
-    waiter: Waiter,
-    /// Waits that ended by looking, and by a sleep.
-    pub(crate) waits: (u64, u64),
-}
-
-impl<A: MustAnswer> LocalReader<A> {
-    /// Takes at most `most` groups, which go to `pages`, one behind the other; `sink` is told of each:
-    /// its cookie and its place.
-    pub(crate) fn read(
-        &mut self,
-        pages: &mut [A],
-        most: usize,
-        mut sink: impl FnMut(u32, Range<usize>),
-    ) -> Result<(), TryRecvError> {
-        let exchange = &*self.responder.exchange;
-        self.waiter.enter(&exchange.records_bell.armed);
-        let mut guard = lock(&exchange.state);
-        let state = &mut *guard;
-        let (mut count, mut filled) = (0, 0);
-        while count < most {
-            let Some(last) = state.unread.iter().position(A::is_last) else { break };
-            let place = filled..filled + last + 1;
-            if place.end > pages.len() {
-                break;
-            }
-            for (page, record) in pages[place.clone()].iter_mut().zip(state.unread.drain(..=last)) {
-                *page = record;
-            }
-            let cookie = pages[filled].cookie();
-            state.places[exchange.slot_of(cookie)].stage = Stage::Held;
-            filled = place.end;
-            count += 1;
-            sink(cookie, place);
-        }
-        let left = state.unread.iter().position(A::is_last);
-        state.noticed = false;
-        let gone = state.reporter_gone;
-        exchange.records_bell.set_work(gone || left.is_some());
-        drop(guard);
-        exchange.records_bell.rest(&mut self.waiter, gone || left.is_some(), || exchange.has_unread());
-        match (count, left) {
-            _ if count > 0 || most == 0 => Ok(()),
-            (_, Some(last)) => Err(TryRecvError::BufferTooSmall { needed: last + 1 }),
-            _ if gone => Err(TryRecvError::Closed),
-            _ => Err(TryRecvError::Empty),
-        }
-    }
-
-    /// Looks for groups until `until`; true when there are some.
-    pub(crate) fn look(&mut self, until: Option<Instant>) -> bool {
-        let exchange = &*self.responder.exchange;
-        let Some(until) = until.filter(|_| !exchange.has_unread()) else { return false };
-        let chime = &exchange.records_bell;
-        chime.stay_awake(&mut self.waiter);
-        let found = chime.spin(until) || !chime.rest(&mut self.waiter, false, || exchange.has_unread());
-        self.waits.0 += u64::from(found);
-        found
-    }
-
-    /// Sleeps until there are groups; false when `deadline` came first.
-    pub(crate) fn sleep(&mut self, deadline: Option<Instant>) -> io::Result<bool> {
-        let woken = wait_readable(self.responder.as_fd(), deadline)?;
-        self.waits.1 += u64::from(woken);
-        Ok(woken)
     }
 }

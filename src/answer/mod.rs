@@ -7,6 +7,7 @@
 //! it from a descriptor ([`wire`], [`responder`], [`open`]) and trusts nothing it reads. [`ends`] is what both
 //! responders have in common.
 
+pub(crate) mod desk;
 pub(crate) mod devices;
 pub(crate) mod ends;
 pub(crate) mod ledger;
@@ -14,6 +15,7 @@ pub(crate) mod link;
 pub(crate) mod list;
 #[cfg(feature = "local")]
 pub(crate) mod local;
+pub(crate) mod make;
 pub(crate) mod open;
 pub(crate) mod reporter;
 pub(crate) mod responder;
@@ -29,7 +31,7 @@ use crate::error::TrySendError;
 pub(crate) use ledger::{Completion, Ledger, Withdrawn};
 
 /// A record that must be answered, what answers it, and what must be known of both.
-pub(crate) trait MustAnswer: Payload {
+pub trait MustAnswer: Payload {
     /// The answer on the wire.
     type Answer: Record;
     /// What an answer can say.
@@ -55,6 +57,11 @@ pub(crate) trait MustAnswer: Payload {
     /// Whether this record can follow `first` in one group; their cookies are the same.
     fn is_of_group(&self, first: &Self) -> bool;
 
+    /// How often this was sent before: 0, or it is an open group's record once more.
+    fn repeats(&self) -> u32 {
+        0
+    }
+
     /// The payload of the notice that the group `cookie` of `dev_id` was completed without its answer.
     fn cancelled(dev_id: u32, cookie: u32) -> Self;
 }
@@ -75,6 +82,15 @@ pub enum Cause {
     BadAnswer,
     /// Its last record did not come in time, so that it was never published.
     Unfinished,
+}
+
+/// What a responder is told of a group that it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// It was completed without its answer.
+    Cancelled,
+    /// It was sent again, for so many times in all.
+    Repeated(u32),
 }
 
 /// Whose group is published, and what is given back with its completion.
@@ -100,30 +116,6 @@ impl From<TrySendError<()>> for PublishError {
     fn from(error: TrySendError<()>) -> Self {
         match error {
             TrySendError::Full(()) => Self::Full,
-            TrySendError::Closed(()) => Self::Closed,
-            TrySendError::Io((), source) => Self::Io(source),
-        }
-    }
-}
-
-/// Why an answer was not taken.
-#[derive(Debug)]
-pub(crate) enum AnswerError {
-    /// The transport has no room for it now; the group stays open.
-    WouldBlock,
-    /// No open group goes by the cookie.
-    Stale,
-    /// The format has no such code; the group stays open.
-    Code,
-    /// The reporter is gone.
-    Closed,
-    Io(io::Error),
-}
-
-impl From<TrySendError<()>> for AnswerError {
-    fn from(error: TrySendError<()>) -> Self {
-        match error {
-            TrySendError::Full(()) => Self::WouldBlock,
             TrySendError::Closed(()) => Self::Closed,
             TrySendError::Io((), source) => Self::Io(source),
         }

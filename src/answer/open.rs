@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::Notice;
 use super::list::{Linked, Links, List};
 use crate::error::Violation;
 
@@ -13,7 +14,9 @@ struct Open {
     cookie: u32,
     /// The reporter has completed it without its answer.
     cancelled: bool,
-    /// That is to be told.
+    /// How often the reporter has sent it again.
+    repeats: u32,
+    /// One of these is to be told.
     untold: bool,
     /// Its answer is being sent.
     claimed: bool,
@@ -32,14 +35,20 @@ pub(crate) struct OpenGroups {
     by_cookie: HashMap<u32, u32>,
     places: Box<[Open]>,
     free: List,
-    /// Cancelled groups that nobody has asked for yet.
+    /// Groups with a notice that nobody has asked for yet.
     untold: List,
 }
 
 impl OpenGroups {
     pub(crate) fn new(most: usize) -> Self {
-        let place =
-            |_| Open { links: Links::LONE, cookie: 0, cancelled: false, untold: false, claimed: false };
+        let place = |_| Open {
+            links: Links::LONE,
+            cookie: 0,
+            cancelled: false,
+            repeats: 0,
+            untold: false,
+            claimed: false,
+        };
         let mut places: Box<[_]> = (0..most).map(place).collect();
         let mut free = List::new();
         (0..most as u32).for_each(|place| free.push(&mut places, place));
@@ -73,7 +82,7 @@ impl OpenGroups {
                 self.untold.remove(&mut self.places, place);
             }
             let open = &mut self.places[place as usize];
-            (open.cancelled, open.untold, open.claimed) = (false, false, false);
+            (open.cancelled, open.repeats, open.untold, open.claimed) = (false, 0, false, false);
             self.free.push(&mut self.places, place);
         }
     }
@@ -92,10 +101,23 @@ impl OpenGroups {
 
     /// Notes that the reporter has completed the group; its answer may have crossed the notice.
     pub(crate) fn cancel(&mut self, cookie: u32) {
+        if let Some(open) = self.get(cookie).filter(|open| !open.cancelled) {
+            open.cancelled = true;
+            self.set_untold(cookie);
+        }
+    }
+
+    /// Notes that the reporter has sent the group again, for `repeats` times in all; its answer may have crossed.
+    pub(crate) fn repeat(&mut self, cookie: u32, repeats: u32) {
+        if let Some(open) = self.get(cookie).filter(|open| !open.cancelled && open.repeats < repeats) {
+            open.repeats = repeats;
+            self.set_untold(cookie);
+        }
+    }
+
+    fn set_untold(&mut self, cookie: u32) {
         let Some(place) = self.by_cookie.get(&cookie).copied() else { return };
-        let open = &mut self.places[place as usize];
-        if !open.cancelled {
-            (open.cancelled, open.untold) = (true, true);
+        if !std::mem::replace(&mut self.places[place as usize].untold, true) {
             self.untold.push(&mut self.places, place);
         }
     }
@@ -104,12 +126,12 @@ impl OpenGroups {
         self.by_cookie.get(&cookie).is_some_and(|place| self.places[*place as usize].cancelled)
     }
 
-    /// The next cancelled group; each is told once.
-    pub(crate) fn next_cancelled(&mut self) -> Option<u32> {
+    /// The next notice and whose it is; each is told once, and of several to a group the last one.
+    pub(crate) fn next_notice(&mut self) -> Option<(u32, Notice)> {
         let place = self.untold.pop(&mut self.places)?;
         let open = &mut self.places[place as usize];
         open.untold = false;
-        Some(open.cookie)
+        Some((open.cookie, if open.cancelled { Notice::Cancelled } else { Notice::Repeated(open.repeats) }))
     }
 
     pub(crate) fn cookies(&self) -> Vec<u32> {
@@ -153,10 +175,30 @@ mod tests {
             [2, 3, 2, 9].into_iter().for_each(|cookie| open.cancel(cookie));
             assert!(open.is_cancelled(2) && !open.is_cancelled(1) && !open.is_cancelled(9));
             open.remove(2);
-            assert_eq!((open.next_cancelled(), open.next_cancelled()), (Some(3), None));
+            assert_eq!((open.next_notice(), open.next_notice()), (Some((3, Notice::Cancelled)), None));
             open.cancel(3);
-            assert_eq!(open.next_cancelled(), None, "once");
+            open.repeat(3, 1);
+            assert_eq!(open.next_notice(), None, "once");
             [1, 3].into_iter().for_each(|cookie| open.remove(cookie));
+        }
+    }
+
+    #[test]
+    fn group_that_was_sent_again_is_told_with_its_last_count() {
+        let mut open = OpenGroups::new(2);
+        for _ in 0..100 {
+            [1, 2].into_iter().for_each(|cookie| open.insert(cookie));
+            [(1, 1), (9, 1), (1, 3), (1, 2), (2, 1)]
+                .into_iter()
+                .for_each(|(cookie, count)| open.repeat(cookie, count));
+            open.cancel(2);
+            assert_eq!(open.next_notice(), Some((1, Notice::Repeated(3))));
+            open.repeat(1, 3);
+            assert_eq!(open.next_notice(), Some((2, Notice::Cancelled)));
+            assert_eq!(open.next_notice(), None);
+            open.repeat(1, 4);
+            [1, 2].into_iter().for_each(|cookie| open.remove(cookie));
+            assert_eq!(open.next_notice(), None, "nobody holds it");
         }
     }
 }

@@ -16,6 +16,8 @@ pub(crate) struct Reporter<A: MustAnswer> {
     /// Records that wait to be sent together. Their slots are taken.
     staged: Vec<A>,
     end: Option<End>,
+    /// Waits for completions that ended by looking, and by a sleep.
+    pub(crate) waits: (u64, u64),
 }
 
 /// Why no answer will come any more.
@@ -28,7 +30,7 @@ enum End {
 impl<A: MustAnswer> Reporter<A> {
     pub(crate) fn new(ledger: Ledger<A>, link: Link<A>) -> Self {
         let staged = Vec::with_capacity(link.most());
-        Self { ledger, link, staged, end: None }
+        Self { ledger, link, staged, end: None, waits: (0, 0) }
     }
 
     pub(crate) fn ledger(&self) -> &Ledger<A> {
@@ -128,9 +130,15 @@ impl<A: MustAnswer> Reporter<A> {
         }
     }
 
-    /// Completes every group of `dev_id` that is not answered by now.
-    pub(crate) fn detach(&mut self, dev_id: u32) {
-        self.cancel(|ledger, withdrawal| ledger.detach(dev_id, |cookie| withdrawal.take_back(cookie)));
+    /// Sends the record of an open group of one again, behind every notice.
+    pub(crate) fn repeat(&mut self, record: &A) -> Result<(), TrySendError<()>> {
+        self.tell_cancelled()?;
+        self.link.repeat(record)
+    }
+
+    /// Completes every group that `is_meant`, by its device and tag, and is not answered by now.
+    pub(crate) fn detach(&mut self, is_meant: impl Fn(u32, &A::Tag) -> bool) {
+        self.cancel(|ledger, withdrawal| ledger.detach(&is_meant, |cookie| withdrawal.take_back(cookie)));
     }
 
     /// Completes every group whose time is up and that is not answered by now; false when it is no
@@ -184,7 +192,7 @@ impl<A: MustAnswer> Reporter<A> {
 
     /// Takes in every answer that has come; no more than an honest peer can have sent. An error of the
     /// descriptor comes again when completions are collected.
-    fn read_every_answer(&mut self) {
+    pub(crate) fn read_every_answer(&mut self) {
         for _ in 0..=self.ledger.depth() as usize / MOST_ANSWERS + 1 {
             if self.end.is_some() || self.read_answers(MOST_ANSWERS).is_err() {
                 break;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::open::OpenGroups;
 use super::wire::RecordRx;
-use super::{AnswerError, MustAnswer};
-use crate::error::{Error, TryRecvError, TrySendError, Violation};
+use super::{MustAnswer, Notice};
+use crate::error::{Error, RespondError, TryRecvError, TrySendError, Violation};
 use crate::sync::{Mutex, lock};
 use crate::transport::{Owner, Remote, RemoteTx};
 
@@ -44,11 +44,11 @@ impl<A: MustAnswer> RemoteResponder<A> {
         Self { answers: Mutex::new(answers), owner: Owner::this_process() }
     }
 
-    pub(crate) fn respond(&self, cookie: u32, verdict: A::Verdict) -> Result<(), AnswerError> {
+    pub(crate) fn respond(&self, cookie: u32, verdict: A::Verdict) -> Result<(), RespondError<()>> {
         let mut answers = lock(&self.answers);
         answers.flush_owed()?;
         if !answers.open.contains(cookie) {
-            return Err(AnswerError::Stale);
+            return Err(RespondError::StaleCookie);
         }
         match answers.tx.send(1, |_| A::answer(cookie, verdict)) {
             // Nobody will ever take it.
@@ -65,7 +65,7 @@ impl<A: MustAnswer> RemoteResponder<A> {
     }
 
     /// Sends answers in order, up to the first that cannot be sent; returns how many.
-    pub(crate) fn respond_batch(&self, batch: &[A::Answer]) -> Result<usize, AnswerError> {
+    pub(crate) fn respond_batch(&self, batch: &[A::Answer]) -> Result<usize, RespondError<()>> {
         let mut answers = lock(&self.answers);
         if !batch.is_empty() {
             answers.flush_owed()?;
@@ -75,9 +75,9 @@ impl<A: MustAnswer> RemoteResponder<A> {
             let (cookie, verdict) = A::verdict(answer);
             // Claimed, so that a cookie that comes twice is bad the second time.
             if verdict.is_none() {
-                outcome = Err(AnswerError::Code);
+                outcome = Err(RespondError::Code);
             } else if !answers.open.claim(cookie) {
-                outcome = Err(AnswerError::Stale);
+                outcome = Err(RespondError::StaleCookie);
             }
             if outcome.is_err() {
                 break;
@@ -123,9 +123,9 @@ impl<A: MustAnswer> RemoteResponder<A> {
         lock(&self.answers).open.is_cancelled(cookie)
     }
 
-    /// The cookie of an open group that the reporter has completed; each is told once.
-    pub(crate) fn next_cancelled(&self) -> Option<u32> {
-        lock(&self.answers).open.next_cancelled()
+    /// The next notice and whose it is; each is told once.
+    pub(crate) fn next_notice(&self) -> Option<(u32, Notice)> {
+        lock(&self.answers).open.next_notice()
     }
 
     pub(crate) fn open_cookies(&self) -> Vec<u32> {
@@ -134,7 +134,7 @@ impl<A: MustAnswer> RemoteResponder<A> {
 }
 
 impl<A: MustAnswer> Answers<A> {
-    fn flush_owed(&mut self) -> Result<(), AnswerError> {
+    fn flush_owed(&mut self) -> Result<(), RespondError<()>> {
         // The rest of an answer that someone's change of the send buffer cut.
         match self.tx.finish() {
             Err(TrySendError::Closed(())) => {}
@@ -197,6 +197,11 @@ impl<A: MustAnswer> GroupReader<A> {
                 _ if cookie == 0 => return Err(Violation::ZeroCookie),
                 None if cancelled => {
                     answers.open.cancel(cookie);
+                    return Ok(());
+                }
+                // It opens nothing: an answer may have crossed it.
+                None if record.repeats() > 0 => {
+                    answers.open.repeat(cookie, record.repeats());
                     return Ok(());
                 }
                 // At once, for a slice for the largest group has no room for a page more.

@@ -92,23 +92,14 @@ mod state;
 mod stop;
 
 pub use crate::answer::Cause;
+pub use crate::error::RespondError;
 pub use options::Options;
 pub use reporter::{FaultReporter, FaultReporterCounters};
 pub use request::{FaultCompletion, FaultRequest, ReportError, Reported, ResponseCode};
-pub use responder::{FaultGroup, FaultResponder, RespondError};
+pub use responder::{FaultGroup, FaultResponder};
 
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
-
-use recordfd_uapi::{ChannelInfo, Event, PageResponse, PgFault, Transport};
-
-use crate::answer::ends::Responder;
-#[cfg(feature = "local")]
-use crate::answer::local::Exchange;
 use crate::channel::UnattachedEnd;
 use crate::error::Error;
-use crate::transport::{Remote, shared as ring_carrier, socket as carrier};
-use options::headed;
 
 /// Makes a channel of page faults between threads of this process.
 ///
@@ -146,10 +137,9 @@ use options::headed;
 /// ```
 #[cfg(feature = "local")]
 pub fn channel(options: &Options) -> Result<(FaultReporter, FaultResponder), Error> {
-    options.check()?;
-    let (reporter, reader) = Exchange::pair(options.depth, headed(options.format)?)?;
-    let responder = FaultResponder::new(Responder::Local(reader), options.depth, options.busy_poll);
-    Ok((FaultReporter::local(reporter, options), responder))
+    let (way, responder) = options.plan()?.local()?;
+    let responder = FaultResponder::new(responder, options.depth, options.busy_poll);
+    Ok((FaultReporter::new(way, options), responder))
 }
 
 /// Makes a channel of page faults to another process: this one keeps the reporter and gives the
@@ -159,10 +149,8 @@ pub fn channel(options: &Options) -> Result<(FaultReporter, FaultResponder), Err
 ///
 /// As [`channel`].
 pub fn socket(options: &Options) -> Result<(FaultReporter, UnattachedEnd), Error> {
-    let (near, far, depth) = sockets(options)?;
-    let near = Remote::Socket(Arc::new(near));
-    let reporter = FaultReporter::remote(&near, depth, headed(options.format)?, options);
-    Ok((reporter, end(far, options, Transport::SOCKET, depth)))
+    let (way, end) = options.plan()?.socket()?;
+    Ok((FaultReporter::new(way, options), end))
 }
 
 /// Makes a channel of page faults to another process: this one keeps the responder and gives the
@@ -174,11 +162,8 @@ pub fn socket(options: &Options) -> Result<(FaultReporter, UnattachedEnd), Error
 ///
 /// As [`channel`].
 pub fn socket_responder(options: &Options) -> Result<(FaultResponder, UnattachedEnd), Error> {
-    let (far, near, depth) = sockets(options)?;
-    let near = Remote::Socket(Arc::new(near));
-    let responder = Responder::remote(&near, depth, headed(options.format)?, None);
-    let responder = FaultResponder::new(responder, depth, options.busy_poll);
-    Ok((responder, end(far, options, Transport::SOCKET, depth)))
+    let ((responder, depth), end) = options.plan()?.socket_responder()?;
+    Ok((FaultResponder::new(responder, depth, options.busy_poll), end))
 }
 
 /// Makes a channel of page faults in shared memory to another process: this one keeps the reporter and gives
@@ -209,9 +194,8 @@ pub fn socket_responder(options: &Options) -> Result<(FaultResponder, Unattached
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn shared(options: &Options) -> Result<(FaultReporter, UnattachedEnd), Error> {
-    let (port, far, depth) = make_shared(options, true)?;
-    let reporter = FaultReporter::remote(&Remote::Shared(port), depth, headed(options.format)?, options);
-    Ok((reporter, end(far, options, Transport::SHARED, depth)))
+    let (way, end) = options.plan()?.shared()?;
+    Ok((FaultReporter::new(way, options), end))
 }
 
 /// Makes a channel of page faults in shared memory to another process: this one keeps the responder and gives
@@ -221,32 +205,6 @@ pub fn shared(options: &Options) -> Result<(FaultReporter, UnattachedEnd), Error
 ///
 /// As [`shared`].
 pub fn shared_responder(options: &Options) -> Result<(FaultResponder, UnattachedEnd), Error> {
-    let (port, far, depth) = make_shared(options, false)?;
-    let responder = Responder::remote(&Remote::Shared(port), depth, headed(options.format)?, None);
-    let responder = FaultResponder::new(responder, depth, options.busy_poll);
-    Ok((responder, end(far, options, Transport::SHARED, depth)))
-}
-
-fn make_shared(options: &Options, reports: bool) -> Result<ring_carrier::Made, Error> {
-    options.check()?;
-    // An answer to every group has room, so that answering never waits for the reporter.
-    ring_carrier::make(options.format, reports, options.depth, options.depth)
-}
-
-/// The reporter's socket, the responder's, and how many groups there is room for.
-fn sockets(options: &Options) -> Result<(OwnedFd, OwnedFd, u32), Error> {
-    options.check()?;
-    let (reporter, responder) = carrier::pair()?;
-    let faults = if headed(options.format)? {
-        carrier::set_depth::<Event<PgFault>>(&reporter, options.depth)?
-    } else {
-        carrier::set_depth::<PgFault>(&reporter, options.depth)?
-    };
-    // An answer to every group has room, so that answering never waits for the reporter.
-    let answers = carrier::set_depth::<PageResponse>(&responder, faults)?;
-    Ok((reporter, responder, answers))
-}
-
-fn end(socket: OwnedFd, options: &Options, transport: Transport, depth: u32) -> UnattachedEnd {
-    UnattachedEnd::new(socket, ChannelInfo::new(options.format, transport, depth))
+    let ((responder, depth), end) = options.plan()?.shared_responder()?;
+    Ok((FaultResponder::new(responder, depth, options.busy_poll), end))
 }

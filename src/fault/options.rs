@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use recordfd_uapi::Format;
 
+use crate::answer::make::Plan;
 use crate::channel::check_depth;
 use crate::error::Error;
 
@@ -123,6 +124,13 @@ impl Options {
     pub const fn busy_poll(mut self, busy_poll: Duration) -> Self {
         self.busy_poll = busy_poll;
         self
+    }
+
+    /// What the maker of a channel needs.
+    pub(super) fn plan(&self) -> Result<Plan, Error> {
+        self.check()?;
+        let Self { format, depth, busy_poll, .. } = *self;
+        Ok(Plan { format, headed: headed(format)?, depth, busy_poll })
     }
 
     pub(super) fn check(&self) -> Result<(), Error> {

@@ -1,12 +1,11 @@
 //! The end that reports page faults and is told how each group ended.
 
 use std::fmt;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{Format, PageResponse, PgFault};
+use recordfd_uapi::{Format, PgFault};
 
 use super::collect::Collector;
 use super::options::{Options, headed};
@@ -14,15 +13,11 @@ use super::request::{FaultCompletion, FaultRequest, ReportError, Reported};
 use super::state::{Counters, State};
 use super::stop::StopMarkers;
 use crate::answer::Ledger;
-#[cfg(feature = "local")]
-use crate::answer::local::{Exchange, LocalReporter};
-use crate::answer::{link::Link, reporter::Reporter};
+use crate::answer::desk::{Desk, Keeper, Way};
+use crate::answer::reporter::Reporter;
 use crate::error::{DrainError, Error, TryRecvError};
-use crate::sync::{Condvar, Mutex, lock};
-use crate::transport::{Remote, Watch, shared, socket as carrier, spin_until, wait_readable};
-
-/// How often a wait looks again for answers that another thread may have taken in.
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
+use crate::sync::Condvar;
+use crate::transport::{Remote, shared, socket as carrier};
 
 /// The reporting end of a channel of page faults; clones share it.
 ///
@@ -42,22 +37,10 @@ impl fmt::Debug for FaultReporter {
 
 #[derive(Debug)]
 struct Shared {
-    state: Mutex<State>,
+    desk: Desk<PgFault, State>,
     stop_marker: Condvar,
-    descriptor: Descriptor,
     depth: u32,
     max_group: u32,
-    /// The shortest time after which something that is reported now can be due.
-    shortest: Option<Duration>,
-    busy_poll: Duration,
-}
-
-/// The descriptor to poll, which takes no lock to find.
-#[derive(Debug)]
-enum Descriptor {
-    #[cfg(feature = "local")]
-    Local(Arc<Exchange<PgFault>>),
-    Remote(Watch<PageResponse>),
 }
 
 /// What a reporter and its clones have seen so far.
@@ -98,33 +81,18 @@ pub struct FaultReporterCounters {
 }
 
 impl FaultReporter {
-    #[cfg(feature = "local")]
-    pub(super) fn local(reporter: LocalReporter<PgFault>, options: &Options) -> Self {
-        let exchange = reporter.exchange().clone();
-        let depth = options.depth;
-        Self::new(Link::Local(reporter), Descriptor::Local(exchange), depth, options)
-    }
-
-    /// A reporter to another process with room for `depth` groups.
-    pub(super) fn remote(remote: &Remote, depth: u32, headed: bool, options: &Options) -> Self {
-        let link = Link::remote(remote, depth, headed, !options.busy_poll.is_zero());
-        Self::new(link, Descriptor::Remote(remote.watch()), depth, options)
-    }
-
-    fn new(link: Link<PgFault>, descriptor: Descriptor, depth: u32, options: &Options) -> Self {
+    pub(super) fn new(way: Way<PgFault>, options: &Options) -> Self {
+        let depth = way.depth;
         let ledger = Ledger::new(depth, options.per_device_of(depth), options.deadline);
-        let reporter = Reporter::new(ledger, link);
-        let max_group = options.max_group_of(reporter.most());
-        let state = State {
-            reporter,
-            collector: Collector::new(options.half_made, max_group, options.half_made_age),
-            markers: StopMarkers::new(),
-            counters: Counters::default(),
-        };
-        let (state, stop_marker) = (Mutex::new(state), Condvar::new());
         let shortest = options.deadline.into_iter().chain([options.half_made_age]).min();
-        let busy_poll = options.busy_poll;
-        Self(Arc::new(Shared { state, stop_marker, descriptor, depth, max_group, shortest, busy_poll }))
+        let mut max_group = 0;
+        let desk = way.desk(shortest, |link| {
+            let reporter = Reporter::new(ledger, link);
+            max_group = options.max_group_of(reporter.most());
+            let collector = Collector::new(options.half_made, max_group, options.half_made_age);
+            State { reporter, collector, markers: StopMarkers::new(), counters: Counters::default() }
+        });
+        Self(Arc::new(Shared { desk, stop_marker: Condvar::new(), depth, max_group }))
     }
 
     /// Attaches the reporter's end of a channel that another process has made.
@@ -141,7 +109,7 @@ impl FaultReporter {
         let headed = headed(format)?;
         options.check()?;
         let remote = Remote::Socket(carrier::adopt(socket)?);
-        Ok(Self::remote(&remote, options.depth, headed, options))
+        Ok(Self::new(Way::remote(&remote, options.depth, headed, options.busy_poll), options))
     }
 
     /// Attaches the reporter's end of a channel in shared memory that another process has made with
@@ -158,7 +126,7 @@ impl FaultReporter {
     pub fn from_shared(socket: OwnedFd, options: &Options) -> Result<Self, Error> {
         options.check()?;
         let (port, headed, depth) = shared::attach(socket, true, headed)?;
-        Ok(Self::remote(&Remote::Shared(port), depth, headed, options))
+        Ok(Self::new(Way::remote(&Remote::Shared(port), depth, headed, options.busy_poll), options))
     }
 
     /// Leaves the full fence that each call to report takes on a shared channel to a responder that makes it for
@@ -169,7 +137,7 @@ impl FaultReporter {
     ///
     /// [`Error::Unsupported`] on other transports, [`Error::Os`] when the kernel has no membarrier(2).
     pub fn use_asymmetric_fence(&self) -> Result<(), Error> {
-        lock(&self.0.state).reporter.use_asymmetric_fence()
+        self.0.desk.lock().reporter.use_asymmetric_fence()
     }
 
     /// Reports a page request: publishes its group if it is the last page, keeps it until then if not.
@@ -236,7 +204,7 @@ impl FaultReporter {
         requests: &[FaultRequest],
         mut told: impl FnMut(Reported),
     ) -> Result<usize, ReportError> {
-        let mut state = lock(&self.0.state);
+        let mut state = self.0.desk.lock();
         let markers = state.counters.stop_markers;
         // Requests whose effect is final. Behind them are those that wait for a flush.
         let mut taken = 0;
@@ -271,12 +239,7 @@ impl FaultReporter {
     /// gone and everything was collected, [`TryRecvError::PeerViolation`] likewise when it broke the
     /// format.
     pub fn completions(&self, out: &mut [FaultCompletion]) -> Result<usize, TryRecvError> {
-        let mut slots = out.iter_mut();
-        lock(&self.0.state).collect(slots.len(), |completion| {
-            if let Some(slot) = slots.next() {
-                *slot = completion;
-            }
-        })
+        collect_into(&mut self.0.desk.lock(), out)
     }
 
     /// Waits for completions and takes them; `None` waits without limit. Acts on deadlines meanwhile, and
@@ -290,26 +253,7 @@ impl FaultReporter {
         out: &mut [FaultCompletion],
         timeout: Option<Duration>,
     ) -> Result<usize, TryRecvError> {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        loop {
-            let now = Instant::now();
-            let (next, waiting) = {
-                let mut state = lock(&self.0.state);
-                (state.process(now), state.waiting())
-            };
-            let until = self.0.soonest(deadline, next);
-            if waiting == 0 {
-                // First, for a look for completions that finds none asks to be woken.
-                self.0.look(until).map_err(TryRecvError::Io)?;
-            }
-            match self.completions(out) {
-                Err(TryRecvError::Empty) if deadline.is_none_or(|deadline| now < deadline) => {}
-                outcome => return outcome,
-            }
-            if wait_readable(self.as_fd(), until).map_err(TryRecvError::Io)? {
-                lock(&self.0.state).counters.sleeps += 1;
-            }
-        }
+        self.0.desk.wait_completions(timeout, |state| collect_into(state, out))
     }
 
     /// Completes the groups of a device that are not answered, with INVALID, before it returns; forgets
@@ -320,7 +264,7 @@ impl FaultReporter {
     /// `drivers/iommu/iommufd/fault.c`, `iommufd_auto_response_faults()`, and
     /// `drivers/iommu/io-pgfault.c`, `iopf_queue_remove_device()`.)
     pub fn detach(&self, dev_id: u32) -> usize {
-        let mut state = lock(&self.0.state);
+        let mut state = self.0.desk.lock();
         state.detach(dev_id);
         state.waiting()
     }
@@ -334,35 +278,7 @@ impl FaultReporter {
     ///
     /// [`DrainError::Timeout`], [`DrainError::Io`].
     pub fn drain(&self, dev_id: u32, timeout: Duration) -> Result<(), DrainError> {
-        let deadline = Instant::now().checked_add(timeout);
-        loop {
-            let now = Instant::now();
-            let mut state = lock(&self.0.state);
-            let next = state.process(now);
-            if !state.has_open(dev_id) {
-                return Ok(());
-            }
-            if deadline.is_some_and(|deadline| now >= deadline) {
-                return Err(DrainError::Timeout);
-            }
-            let until = self.0.soonest(deadline, next);
-            match &self.0.descriptor {
-                #[cfg(feature = "local")]
-                Descriptor::Local(exchange) => {
-                    // Before the lock goes, without which nothing completes.
-                    let seen = exchange.changes();
-                    drop(state);
-                    exchange.wait_change(seen, until);
-                }
-                Descriptor::Remote(watch) => {
-                    drop(state);
-                    // Another thread may take in the answer that this one waits for.
-                    let look = now + LOOK_AGAIN;
-                    let until = until.map_or(look, |until| until.min(look));
-                    wait_readable(watch.as_fd(), Some(until)).map_err(DrainError::Io)?;
-                }
-            }
-        }
+        self.0.desk.drain(dev_id, timeout)
     }
 
     /// What a function level reset (FLR) takes: [`drain`](Self::drain), then [`detach`](Self::detach) whatever
@@ -389,7 +305,7 @@ impl FaultReporter {
     /// a marker tells of is the device alone.
     pub fn wait_stop_marker(&self, dev_id: u32, pasid: u32, timeout: Duration) -> Result<(), DrainError> {
         let deadline = Instant::now().checked_add(timeout);
-        let mut state = lock(&self.0.state);
+        let mut state = self.0.desk.lock();
         while !state.markers.take(dev_id, pasid) {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             state = match left {
@@ -407,21 +323,21 @@ impl FaultReporter {
     /// When [`process`](Self::process) is due next: what bounds the timeout of a poll. A report may
     /// bring an earlier one.
     pub fn next_deadline(&self) -> Option<Instant> {
-        lock(&self.0.state).next_deadline()
+        self.0.desk.lock().next_deadline()
     }
 
     /// Completes what has waited too long by `now`: groups for their answer, half-made ones for their
     /// last page. Answers that have come by then are applied first. Returns how many completions wait to
     /// be collected now, besides those that the descriptor tells of. (Linux waits for ever.)
     pub fn process(&self, now: Instant) -> usize {
-        let mut state = lock(&self.0.state);
+        let mut state = self.0.desk.lock();
         state.process(now);
         state.waiting()
     }
 
     /// What was seen so far; answers count once a call has taken them in. (Linux counts nothing.)
     pub fn counters(&self) -> FaultReporterCounters {
-        let state = lock(&self.0.state);
+        let state = self.0.desk.lock();
         let counters = &state.counters;
         let ledger = state.reporter.ledger();
         let ended = ledger.counters();
@@ -440,8 +356,8 @@ impl FaultReporter {
             late_answers: ended.late_answers,
             refused: counters.refused,
             stop_markers: counters.stop_markers,
-            busy_polls: counters.busy_polls,
-            sleeps: counters.sleeps,
+            busy_polls: state.reporter.waits.0,
+            sleeps: state.reporter.waits.1,
         }
     }
 
@@ -457,48 +373,23 @@ impl FaultReporter {
 
     /// Whether the responder is gone. Its last answers may still wait to be collected.
     pub fn is_closed(&self) -> bool {
-        match &self.0.descriptor {
-            #[cfg(feature = "local")]
-            Descriptor::Local(exchange) => exchange.is_closed(),
-            Descriptor::Remote(watch) => watch.is_closed(),
-        }
+        self.0.desk.is_closed()
     }
 }
 
-impl Shared {
-    /// Looks for answers for [`Options::busy_poll`](super::Options::busy_poll), but not beyond `until`.
-    fn look(&self, until: Option<Instant>) -> io::Result<()> {
-        let Some(spin_until) = spin_until(until, self.busy_poll) else { return Ok(()) };
-        let found = match &self.descriptor {
-            #[cfg(feature = "local")]
-            Descriptor::Local(exchange) => {
-                lock(&self.state).reporter.stay_awake();
-                // Without the lock, which others need to report.
-                exchange.spin(spin_until) || !lock(&self.state).rest()
-            }
-            Descriptor::Remote(watch) => watch.look(spin_until)?,
-        };
-        if found {
-            lock(&self.state).counters.busy_polls += 1;
+/// Takes completions into `out`, as many as there are and fit; returns how many.
+fn collect_into(state: &mut State, out: &mut [FaultCompletion]) -> Result<usize, TryRecvError> {
+    let mut slots = out.iter_mut();
+    state.collect(slots.len(), |completion| {
+        if let Some(slot) = slots.next() {
+            *slot = completion;
         }
-        Ok(())
-    }
-
-    /// When a wait must look again: at `deadline`, at the `next` thing that is due, and when something
-    /// could be due that is reported meanwhile.
-    fn soonest(&self, deadline: Option<Instant>, next: Option<Instant>) -> Option<Instant> {
-        let unforeseen = self.shortest.and_then(|shortest| Instant::now().checked_add(shortest));
-        [deadline, next, unforeseen].into_iter().flatten().min()
-    }
+    })
 }
 
 impl AsFd for FaultReporter {
     /// The descriptor to poll for completions.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.0.descriptor {
-            #[cfg(feature = "local")]
-            Descriptor::Local(exchange) => exchange.as_fd(),
-            Descriptor::Remote(watch) => watch.as_fd(),
-        }
+        self.0.desk.as_fd()
     }
 }

@@ -87,7 +87,7 @@ pub(super) enum Kind {
 
 /// What a device needs to know its group by, besides its own id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Tag {
+pub struct Tag {
     pub(super) pasid: Option<u32>,
     pub(super) prg_index: u32,
 }

@@ -1,7 +1,6 @@
 //! The end that takes groups of page faults and answers them.
 
 use std::fmt;
-use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -10,10 +9,9 @@ use recordfd_uapi::{Format, PageResponse, PgFault, Record, WRITE_MAX};
 
 use super::options::headed;
 use super::request::ResponseCode;
-use crate::answer::AnswerError;
 use crate::answer::ends::{Answerer, Responder, Token};
 use crate::channel::check_depth;
-use crate::error::{Error, TryRecvError};
+use crate::error::{Error, RespondError, TryRecvError};
 use crate::transport::{Remote, shared, socket as carrier};
 
 /// The most page faults of a group: what one write holds.
@@ -111,16 +109,9 @@ impl FaultResponder {
     /// [`TryRecvError::BufferTooSmall`] when the group has more pages than `pages`: call again with
     /// more room (Linux says `EINVAL` then, and keeps the group, too).
     pub fn try_recv_group(&mut self, pages: &mut [PgFault]) -> Result<FaultGroup, TryRecvError> {
-        // A read may bring a part of a group, or a notice.
-        for _ in 0..self.most_reads {
-            let mut group = None;
-            self.responder.read(pages, 1, |token| group = Some(FaultGroup(token)))?;
-            if let Some(group) = group {
-                self.received += 1;
-                return Ok(group);
-            }
-        }
-        Err(TryRecvError::Empty)
+        let group = try_recv_group(&mut self.responder, pages, self.most_reads)?;
+        self.received += 1;
+        Ok(group)
     }
 
     /// Receives the next group into `pages`; waits for it without limit, also when a signal or a notice
@@ -152,21 +143,11 @@ impl FaultResponder {
         pages: &mut [PgFault],
         deadline: Option<Instant>,
     ) -> Result<FaultGroup, TryRecvError> {
-        let mut slept = false;
-        loop {
-            // First, for a receive that finds nothing asks to be woken.
-            self.responder.look(deadline, self.busy_poll).map_err(TryRecvError::Io)?;
-            match self.try_recv_group(pages) {
-                Err(TryRecvError::Empty) => {}
-                outcome => return outcome,
-            }
-            // A peer that keeps the descriptor readable without a group does not make this last longer.
-            let is_over = slept && deadline.is_some_and(|deadline| Instant::now() >= deadline);
-            if is_over || !self.responder.sleep(deadline).map_err(TryRecvError::Io)? {
-                return Err(TryRecvError::Empty);
-            }
-            slept = true;
-        }
+        let Self { responder, most_reads, busy_poll, received, .. } = self;
+        let try_recv = |responder: &mut _| try_recv_group(responder, pages, *most_reads);
+        let group = responder.recv_until(deadline, *busy_poll, try_recv)?;
+        *received += 1;
+        Ok(group)
     }
 
     /// Waits until a receive may bring something, at most `timeout`; `None` waits without limit. False:
@@ -276,13 +257,7 @@ impl FaultResponder {
     /// As [`respond`](Self::respond), and only when the first one was bad: otherwise the count is short
     /// and a call that begins there tells why. (As write(2) on Linux' fault queue.)
     pub fn respond_batch(&self, responses: &[PageResponse]) -> Result<usize, RespondError<()>> {
-        self.answerer.respond_batch(responses).map_err(|error| match error {
-            AnswerError::WouldBlock => RespondError::WouldBlock(()),
-            AnswerError::Stale => RespondError::StaleCookie,
-            AnswerError::Code => RespondError::Code,
-            AnswerError::Closed => RespondError::Closed,
-            AnswerError::Io(source) => RespondError::Io((), source),
-        })
+        self.answerer.respond_batch(responses)
     }
 
     /// The cookie of an open group that the reporter has completed without its answer; each is told once.
@@ -292,7 +267,7 @@ impl FaultResponder {
     /// readable, but no receive returns it: look after each receive that found nothing, before sleeping.
     /// (Linux has no such notice: there the answer fails.)
     pub fn next_cancelled(&self) -> Option<u32> {
-        self.answerer.next_cancelled()
+        self.answerer.next_notice().map(|(cookie, _)| cookie)
     }
 
     /// The cookies of all groups that were received and not answered, in no order: what a snapshot must
@@ -311,6 +286,22 @@ impl FaultResponder {
     pub fn waits(&self) -> (u64, u64) {
         self.responder.waits()
     }
+}
+
+fn try_recv_group(
+    responder: &mut Responder<PgFault>,
+    pages: &mut [PgFault],
+    most_reads: usize,
+) -> Result<FaultGroup, TryRecvError> {
+    // A read may bring a part of a group, or a notice.
+    for _ in 0..most_reads {
+        let mut group = None;
+        responder.read(pages, 1, |token| group = Some(FaultGroup(token)))?;
+        if let Some(group) = group {
+            return Ok(group);
+        }
+    }
+    Err(TryRecvError::Empty)
 }
 
 impl AsFd for FaultResponder {
@@ -372,67 +363,12 @@ impl FaultGroup {
     /// [`RespondError::StaleCookie`] when it was completed without its answer, which only the local
     /// transport tells; [`RespondError::Closed`] when the reporter is gone.
     pub fn respond(self, code: ResponseCode) -> Result<(), RespondError<Self>> {
-        self.0.respond(code).map_err(|(error, token)| match (error, token) {
-            (AnswerError::WouldBlock, Some(token)) => RespondError::WouldBlock(Self(token)),
-            (AnswerError::Io(source), Some(token)) => RespondError::Io(Self(token), source),
-            (AnswerError::Closed, _) => RespondError::Closed,
-            _ => RespondError::StaleCookie,
-        })
+        self.0.respond(code).map_err(|error| error.map(Self))
     }
 
     /// Gives up the group for its cookie, to be answered with [`FaultResponder::respond`]: for those
     /// who keep open faults in a table of their own. Nobody answers for it then if they forget.
     pub fn into_cookie(self) -> u32 {
         self.0.into_cookie()
-    }
-}
-
-/// An answer was not taken.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum RespondError<T> {
-    /// There is no room for it now: the reporter does not read its answers (`EAGAIN`).
-    WouldBlock(T),
-    /// No open group goes by the cookie: not received yet, answered before, or completed without its
-    /// answer (`EINVAL`).
-    StaleCookie,
-    /// The code is neither SUCCESS nor INVALID (`EINVAL`).
-    Code,
-    /// The reporter is gone (`EPIPE`).
-    Closed,
-    /// The system call failed for another reason.
-    Io(T, io::Error),
-}
-
-impl<T> RespondError<T> {
-    /// The errno of write(2) in the same place.
-    pub fn errno(&self) -> i32 {
-        match self {
-            Self::WouldBlock(_) => libc::EAGAIN,
-            Self::StaleCookie | Self::Code => libc::EINVAL,
-            Self::Closed => libc::EPIPE,
-            Self::Io(_, source) => source.raw_os_error().unwrap_or(libc::EIO),
-        }
-    }
-}
-
-impl<T> fmt::Display for RespondError<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::WouldBlock(_) => "there is no room for the answer now",
-            Self::StaleCookie => "no open group goes by the cookie",
-            Self::Code => "the code is neither SUCCESS nor INVALID",
-            Self::Closed => "the reporter is gone",
-            Self::Io(..) => "answering failed",
-        })
-    }
-}
-
-impl<T: fmt::Debug> std::error::Error for RespondError<T> {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Io(_, source) => Some(source),
-            _ => None,
-        }
     }
 }

@@ -8,6 +8,7 @@ use super::collect::{Collector, Refused};
 use super::request::{FaultCompletion, FaultRequest, Kind, ReportError, Reported};
 use super::stop::StopMarkers;
 use crate::answer::Group;
+use crate::answer::desk::Keeper;
 use crate::answer::reporter::Reporter;
 use crate::error::TryRecvError;
 
@@ -26,8 +27,6 @@ pub(super) struct Counters {
     pub(super) discarded: u64,
     pub(super) refused: u64,
     pub(super) stop_markers: u64,
-    pub(super) busy_polls: u64,
-    pub(super) sleeps: u64,
 }
 
 impl State {
@@ -87,12 +86,22 @@ impl State {
     pub(super) fn detach(&mut self, dev_id: u32) {
         self.counters.discarded += self.collector.discard(|of| of == dev_id);
         self.markers.discard(dev_id);
-        self.reporter.detach(dev_id);
+        self.reporter.detach(|of, _| of == dev_id);
         self.rest();
     }
 
-    /// Completes what has waited too long; returns when that is due next.
-    pub(super) fn process(&mut self, now: Instant) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let answer = self.reporter.ledger().next_deadline();
+        [answer, self.collector.next_deadline()].into_iter().flatten().min()
+    }
+}
+
+impl Keeper<PgFault> for State {
+    fn reporter(&mut self) -> &mut Reporter<PgFault> {
+        &mut self.reporter
+    }
+
+    fn process(&mut self, now: Instant) -> Option<Instant> {
         let expired = self.collector.expire(now);
         self.counters.unfinished += expired;
         if self.reporter.process(now) || expired > 0 {
@@ -101,30 +110,16 @@ impl State {
         self.next_deadline()
     }
 
-    /// Whether a device has a published group that is not completed by now.
-    pub(super) fn has_open(&mut self, dev_id: u32) -> bool {
-        let has_open = self.reporter.has_open(dev_id);
-        self.rest();
-        has_open
-    }
-
-    /// Completions to collect.
-    pub(super) fn waiting(&self) -> usize {
+    fn waiting(&self) -> usize {
         self.collector.waiting() + self.reporter.ledger().waiting()
     }
 
-    /// Behind each look: sees to it that the descriptor tells what is left. True: nothing is.
-    pub(super) fn rest(&mut self) -> bool {
+    fn rest(&mut self) -> bool {
         if self.reporter.has_ended() {
             // Their last pages are refused from now on, and nothing completes behind `Closed`.
             self.counters.discarded += self.collector.discard(|_| true);
         }
         self.reporter.rest(self.collector.waiting() > 0)
-    }
-
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let answer = self.reporter.ledger().next_deadline();
-        [answer, self.collector.next_deadline()].into_iter().flatten().min()
     }
 }
 

@@ -17,7 +17,7 @@ wire_code! {
 
 /// A request of a device, repeated with a growing count until it is acknowledged.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DeviceRequest {
     /// The device, as the channel's two sides number devices.
     pub dev_id: u32,

@@ -50,7 +50,7 @@ wire_flags! {
 
 /// A PCI error, or the next step of its recovery.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PciError {
     /// The device, as the channel's two sides number devices.
     pub dev_id: u32,

@@ -171,7 +171,7 @@ macro_rules! wire_code {
         $(#[$meta])*
         #[repr(transparent)]
         #[derive(
-            Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash,
+            Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default,
             zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout,
         )]
         pub struct $name($int);

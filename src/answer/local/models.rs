@@ -120,7 +120,7 @@ fn group_detached_while_it_is_answered_completes_once_and_as_its_responder_was_t
             let taken = reader.responder.respond_batch(&[answer(cookie)]).is_ok();
             Some((taken, reader))
         });
-        reporter.detach(DEVICE);
+        reporter.detach(|dev_id, _| dev_id == DEVICE);
         let cause = collect(&mut reporter).expect("a detached device has no open group");
         let answered = thread.join().unwrap().is_some_and(|(taken, _)| taken);
         assert_eq!(cause == Cause::Answered, answered, "the responder was told otherwise");
@@ -166,15 +166,15 @@ fn notice_wakes_a_responder_that_has_stopped_looking() {
         let cookie = read(&mut reader).unwrap();
         assert_eq!(read(&mut reader), None);
         let thread = thread::spawn(move || {
-            reporter.detach(DEVICE);
+            reporter.detach(|dev_id, _| dev_id == DEVICE);
             reporter
         });
-        let told = reader.responder.next_cancelled();
+        let told = reader.responder.next_notice();
         let woken = reader.look(Some(Instant::now()));
         let _reporter = thread.join().unwrap();
         if told.is_none() && !woken {
             assert!(exchange.records_bell.bell.is_readable(), "lost wake-up: a notice");
         }
-        assert_eq!(told.or_else(|| reader.responder.next_cancelled()), Some(cookie));
+        assert_eq!(told.or_else(|| reader.responder.next_notice()), Some((cookie, Notice::Cancelled)));
     });
 }
