@@ -7,11 +7,26 @@ use loom::sync as base;
 #[cfg(not(loom))]
 use std::sync as base;
 
+#[cfg(loom)]
+pub(crate) use loom::thread_local;
+#[cfg(not(loom))]
+pub(crate) use std::thread_local;
+
 pub(crate) use base::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
-pub(crate) use base::{Condvar, Mutex, MutexGuard};
+pub(crate) use base::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Locks `mutex`. A panic while it was held is no reason to stop: no code of a user runs under our
 /// locks, and what they guard is whole after each step.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks `lock` for reading; a panic is no reason to stop, as above.
+pub(crate) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks `lock` for writing; as above.
+pub(crate) fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
 }

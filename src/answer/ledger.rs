@@ -52,6 +52,7 @@ pub(crate) struct LedgerCounters {
     pub(crate) hung_up: u64,
     pub(crate) deadline: u64,
     pub(crate) bad_answer: u64,
+    pub(crate) dropped: u64,
     /// Answers to cookies that were not open any more, or never.
     pub(crate) late_answers: u64,
 }
@@ -164,6 +165,18 @@ impl<A: MustAnswer> Ledger<A> {
 
     /// Notes the answer to a group; false when it is open no more, or never was: the answer is late.
     pub(crate) fn answer(&mut self, cookie: u32, verdict: Option<A::Verdict>) -> bool {
+        match verdict {
+            Some(verdict) => self.settle(cookie, verdict, Cause::Answered),
+            None => self.settle(cookie, A::NEGATIVE, Cause::BadAnswer),
+        }
+    }
+
+    /// Notes that who held a group has dropped it; as [`answer`](Self::answer).
+    pub(crate) fn give_up(&mut self, cookie: u32) -> bool {
+        self.settle(cookie, A::NEGATIVE, Cause::Dropped)
+    }
+
+    fn settle(&mut self, cookie: u32, verdict: A::Verdict, cause: Cause) -> bool {
         let Some(index) = self.held_by(cookie) else {
             self.counters.late_answers += 1;
             return false;
@@ -172,10 +185,6 @@ impl<A: MustAnswer> Ledger<A> {
         (slot.held, slot.untold) = (false, false);
         match slot.state {
             State::Open => {
-                let (verdict, cause) = match verdict {
-                    Some(verdict) => (verdict, Cause::Answered),
-                    None => (A::NEGATIVE, Cause::BadAnswer),
-                };
                 self.complete(index, verdict, cause);
                 true
             }
@@ -356,7 +365,9 @@ impl<A: MustAnswer> Ledger<A> {
             Cause::HungUp => counters.hung_up += 1,
             Cause::Deadline => counters.deadline += 1,
             Cause::BadAnswer => counters.bad_answer += 1,
-            Cause::Unfinished => {}
+            Cause::Dropped => counters.dropped += 1,
+            // Of groups that were never opened.
+            Cause::Unfinished | Cause::NoHandle => {}
         }
     }
 

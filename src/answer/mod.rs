@@ -82,6 +82,10 @@ pub enum Cause {
     BadAnswer,
     /// Its last record did not come in time, so that it was never published.
     Unfinished,
+    /// Nobody was attached to take it ([`FaultRouter`](crate::fault::FaultRouter)).
+    NoHandle,
+    /// The work that was to answer it panicked, or was dropped ([`FaultWork`](crate::fault::FaultWork)).
+    Dropped,
 }
 
 /// What a responder is told of a group that it holds.

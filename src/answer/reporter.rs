@@ -83,6 +83,19 @@ impl<A: MustAnswer> Reporter<A> {
         (accepted, outcome)
     }
 
+    /// Sends a group of `count` records, at most [`most`](Self::most), by itself; returns its cookie.
+    pub(crate) fn publish(
+        &mut self,
+        group: &Group<A>,
+        count: usize,
+        record: impl Fn(usize) -> A,
+        now: Instant,
+    ) -> Result<u32, PublishError> {
+        let cookie = self.stage(group, count, record, now)?;
+        self.flush().1?;
+        Ok(cookie)
+    }
+
     /// Sends what is staged, as many whole groups as fit; returns how many records.
     fn send_staged(&mut self) -> Result<usize, TrySendError<()>> {
         // First, so that notices never pile up: a slot has at most one.

@@ -88,6 +88,7 @@ mod options;
 mod reporter;
 mod request;
 mod responder;
+mod router;
 mod state;
 mod stop;
 
@@ -97,6 +98,10 @@ pub use options::Options;
 pub use reporter::{FaultReporter, FaultReporterCounters};
 pub use request::{FaultCompletion, FaultRequest, ReportError, Reported, ResponseCode};
 pub use responder::{FaultGroup, FaultResponder};
+pub use router::{
+    AttachError, Executor, FaultHandle, FaultRouter, FaultSource, FaultWork, HandleCounters, Routed,
+    RouterCounters, SwitchError,
+};
 
 use crate::channel::UnattachedEnd;
 use crate::error::Error;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use recordfd_uapi::{Format, PgFault};
@@ -11,10 +11,10 @@ use super::collect::Collector;
 use super::options::{Options, headed};
 use super::request::{FaultCompletion, FaultRequest, ReportError, Reported};
 use super::state::{Counters, State};
-use super::stop::StopMarkers;
-use crate::answer::Ledger;
+use super::stop::{StopMarkers, wait_for_marker};
 use crate::answer::desk::{Desk, Keeper, Way};
 use crate::answer::reporter::Reporter;
+use crate::answer::{Completion, Group, Ledger, PublishError};
 use crate::error::{DrainError, Error, TryRecvError};
 use crate::sync::Condvar;
 use crate::transport::{Remote, shared, socket as carrier};
@@ -304,20 +304,8 @@ impl FaultReporter {
     /// [`DrainError::Timeout`], also when the device was detached or the responder is gone meanwhile: what
     /// a marker tells of is the device alone.
     pub fn wait_stop_marker(&self, dev_id: u32, pasid: u32, timeout: Duration) -> Result<(), DrainError> {
-        let deadline = Instant::now().checked_add(timeout);
-        let mut state = self.0.desk.lock();
-        while !state.markers.take(dev_id, pasid) {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            state = match left {
-                None => self.0.stop_marker.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => return Err(DrainError::Timeout),
-                Some(left) => {
-                    let waited = self.0.stop_marker.wait_timeout(state, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-        }
-        Ok(())
+        let take = |state: &mut State| state.markers.take(dev_id, pasid);
+        wait_for_marker(self.0.desk.lock(), &self.0.stop_marker, timeout, take)
     }
 
     /// When [`process`](Self::process) is due next: what bounds the timeout of a poll. A report may
@@ -374,6 +362,45 @@ impl FaultReporter {
     /// Whether the responder is gone. Its last answers may still wait to be collected.
     pub fn is_closed(&self) -> bool {
         self.0.desk.is_closed()
+    }
+}
+
+/// What a router does with a reporter that is one of its queues.
+impl FaultReporter {
+    /// Whether there is no other clone, which could take completions away.
+    pub(super) fn is_sole(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
+    /// Publishes a group of `count` pages, at most [`max_group`](Self::max_group).
+    pub(super) fn publish(
+        &self,
+        group: &Group<PgFault>,
+        count: usize,
+        page: impl Fn(usize) -> PgFault,
+        now: Instant,
+    ) -> Result<u32, PublishError> {
+        self.0.desk.lock().reporter.publish(group, count, page, now)
+    }
+
+    /// Completes the groups that went `via` an attachment and are not answered.
+    pub(super) fn cancel(&self, via: u32) {
+        let mut state = self.0.desk.lock();
+        state.reporter.detach(|_, tag| tag.via == via);
+        state.rest();
+    }
+
+    /// Takes completions out, at most `most`, of which `sink` is given each; returns how many.
+    pub(super) fn take(&self, most: usize, sink: impl FnMut(Completion<PgFault>)) -> usize {
+        let mut state = self.0.desk.lock();
+        // No error is lost: it comes again, and a responder that is gone completes everything.
+        let count = state.reporter.collect(most, sink).unwrap_or(0);
+        state.rest();
+        count
+    }
+
+    pub(super) fn with_ledger<T>(&self, look: impl FnOnce(&Ledger<PgFault>) -> T) -> T {
+        look(self.0.desk.lock().reporter.ledger())
     }
 }
 

@@ -8,7 +8,7 @@ use recordfd_uapi::{PageResponse, PageResponseCode, PgFault, PgFaultFlags, PgFau
 use crate::answer::{Cause, Completion, MustAnswer, PublishError};
 
 /// The largest PASID: 20 bits (PCIe Base Specification, "PASID TLP Prefix").
-const MAX_PASID: u32 = (1 << 20) - 1;
+pub(super) const MAX_PASID: u32 = (1 << 20) - 1;
 /// The largest page request group index: 9 bits (PCIe Base Specification, "Page Request Message").
 const MAX_PRG_INDEX: u32 = (1 << 9) - 1;
 
@@ -59,7 +59,13 @@ impl FaultRequest {
     }
 
     pub(crate) fn tag(&self) -> Tag {
-        Tag { pasid: self.pasid, prg_index: self.prg_index }
+        Tag { pasid: self.pasid, prg_index: self.prg_index, via: 0 }
+    }
+
+    /// How the request's group ended that was never published.
+    pub(super) fn unpublished(&self, cause: Cause) -> FaultCompletion {
+        let Self { dev_id, pasid, prg_index, .. } = *self;
+        FaultCompletion { dev_id, pasid, prg_index, cookie: 0, code: ResponseCode::Invalid, cause }
     }
 
     /// The fault on the wire, in no group yet.
@@ -90,6 +96,8 @@ pub(super) enum Kind {
 pub struct Tag {
     pub(super) pasid: Option<u32>,
     pub(super) prg_index: u32,
+    /// What of a router it went through; 0 for nothing.
+    pub(super) via: u32,
 }
 
 impl MustAnswer for PgFault {

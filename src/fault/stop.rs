@@ -1,6 +1,11 @@
 //! Stop Markers that have come and that nobody has waited for yet.
 
 use std::collections::VecDeque;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use crate::error::DrainError;
+use crate::sync::{Condvar, MutexGuard};
 
 /// Markers kept in all, and of one device.
 const MOST: usize = 64;
@@ -40,6 +45,10 @@ impl StopMarkers {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Forgets the markers of a device.
     pub(super) fn discard(&mut self, dev_id: u32) {
         self.0.retain(|marker| marker.0 != dev_id);
@@ -49,6 +58,24 @@ impl StopMarkers {
         let found = self.0.iter().position(is_meant);
         found.and_then(|index| self.0.remove(index)).is_some()
     }
+}
+
+/// Waits until `take` finds the marker it looks for under the lock, which `condvar` tells of.
+pub(super) fn wait_for_marker<T>(
+    mut guard: MutexGuard<'_, T>,
+    condvar: &Condvar,
+    timeout: Duration,
+    mut take: impl FnMut(&mut T) -> bool,
+) -> Result<(), DrainError> {
+    let deadline = Instant::now().checked_add(timeout);
+    while !take(&mut guard) {
+        guard = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+            None => condvar.wait(guard).unwrap_or_else(PoisonError::into_inner),
+            Some(Duration::ZERO) => return Err(DrainError::Timeout),
+            Some(left) => condvar.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0,
+        };
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -269,10 +269,8 @@ impl<R: Request> State<R> {
     fn publish(&mut self, record: &R) -> Result<u32, ReportError<R>> {
         self.course.admit(record).map_err(|refusal| ReportError::Refused(*record, refusal))?;
         let group = Group { dev_id: record.dev_id(), tag: *record };
-        let staged = self.reporter.stage(&group, 1, |_| *record, Instant::now());
-        let cookie = staged.map_err(|error| ReportError::new(*record, error))?;
-        let (_, sent) = self.reporter.flush();
-        sent.map_err(|error| ReportError::new(*record, error))?;
+        let published = self.reporter.publish(&group, 1, |_| *record, Instant::now());
+        let cookie = published.map_err(|error| ReportError::new(*record, error))?;
         self.course.published(&record.grouped(cookie, true));
         Ok(cookie)
     }

@@ -1,0 +1,502 @@
+//! Page faults of many devices and PASIDs, each to who is attached to it.
+
+mod attach;
+mod handle;
+#[cfg(all(test, loom))]
+mod models;
+mod table;
+mod worker;
+
+pub use attach::{AttachError, SwitchError};
+pub use handle::{FaultHandle, HandleCounters};
+pub use table::FaultSource;
+pub use worker::{Executor, FaultWork};
+
+use std::any::Any;
+use std::cell::Cell;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use recordfd_uapi::PgFault;
+
+use self::handle::{Handle, Kind};
+use self::table::Table;
+use self::worker::Worker;
+use super::collect::{Collector, Refused};
+use super::options::Options;
+use super::request::{FaultCompletion, FaultRequest, Kind as RequestKind, ReportError, ResponseCode, Tag};
+use super::stop::{StopMarkers, wait_for_marker};
+use super::{Cause, FaultReporter};
+use crate::answer::{Group, PublishError};
+use crate::error::{DrainError, Error};
+use crate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, RwLock, lock, read, thread_local};
+
+/// Completions told at a time.
+const BATCH: usize = 16;
+
+/// Takes the page faults of a device model to the handles that are attached to their sources, and tells the devices
+/// how each group ended.
+///
+/// A handle is a [`queue`](Self::queue) to who answers in another thread or process, a function that is called
+/// [`inline`](Self::inline), or work for an [`executor`](Self::executor). A group goes whole to the handle that is
+/// attached when its last page is reported: that of its PASID, or else one that
+/// [owns the device's PASID table](FaultHandle::owning_pasid_table), and if there is none it is answered INVALID at once.
+/// How each group ends, once, `respond` is told, the function that the router was made with.
+///
+/// Clones share the router. Everything is thread-safe. No queue can hold up another: who has no room gives the
+/// fault back.
+///
+/// (What Linux does in `drivers/iommu/io-pgfault.c` and `drivers/iommu/iommufd/fault.c`.)
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::mpsc;
+///
+/// use recordfd::fault::{FaultRequest, FaultRouter, FaultSource, Options, ResponseCode, Routed};
+/// use recordfd::uapi::PgFaultPerm;
+///
+/// let (tx, responses) = mpsc::channel();
+/// let router = FaultRouter::new(&Options::new(), move |ended| tx.send(ended).unwrap())?;
+/// let mapped = router.inline(&Options::new(), |pages| match pages[0].addr {
+///     ..0x10000 => ResponseCode::Success,
+///     _ => ResponseCode::Invalid,
+/// })?;
+/// router.attach(FaultSource::pasid(1, 5), &mapped)?;
+///
+/// let perm = PgFaultPerm::READ;
+/// let request = FaultRequest { dev_id: 1, pasid: Some(5), perm, last: true, addr: 0x1000, ..Default::default() };
+/// assert_eq!(router.report(request)?, Routed::Delivered);
+/// assert_eq!(responses.recv()?.code, ResponseCode::Success);
+///
+/// // Nobody is attached to this one:
+/// assert_eq!(router.report(FaultRequest { pasid: Some(6), ..request })?, Routed::NoHandle);
+/// assert_eq!(responses.recv()?.code, ResponseCode::Invalid);
+/// router.detach(FaultSource::pasid(1, 5))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct FaultRouter(Arc<Shared>);
+
+static_assertions::assert_impl_all!(FaultRouter: Send, Sync, Clone);
+
+struct Shared {
+    /// Held for reading while a group is handed over, so that who has it for writing knows of no group under way.
+    table: RwLock<Table>,
+    intake: Mutex<Intake>,
+    /// Something is kept in `intake` that a last page must be looked up in.
+    intake_used: AtomicBool,
+    stop_marker: Condvar,
+    /// Told of completions under no lock.
+    respond: Box<dyn Fn(FaultCompletion) + Send + Sync>,
+    /// Notified when an attachment has nothing in flight any more.
+    settled: (Mutex<()>, Condvar),
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("table", &self.table).finish_non_exhaustive()
+    }
+}
+
+/// What comes before a group is handed over.
+#[derive(Debug)]
+struct Intake {
+    collector: Collector,
+    markers: StopMarkers,
+    counters: RouterCounters,
+}
+
+/// The intake, under its lock; says behind it whether something is kept there.
+struct IntakeGuard<'a> {
+    intake: MutexGuard<'a, Intake>,
+    used: &'a AtomicBool,
+}
+
+impl Deref for IntakeGuard<'_> {
+    type Target = Intake;
+
+    fn deref(&self) -> &Intake {
+        &self.intake
+    }
+}
+
+impl DerefMut for IntakeGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Intake {
+        &mut self.intake
+    }
+}
+
+impl Drop for IntakeGuard<'_> {
+    fn drop(&mut self) {
+        let Intake { collector, markers, .. } = &*self.intake;
+        // Relaxed: see where it is loaded.
+        self.used.store(collector.len() > 0 || !markers.is_empty(), Ordering::Relaxed);
+    }
+}
+
+/// What a router and its clones have seen so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RouterCounters {
+    /// Groups that wait for their last page now.
+    pub half_made: u32,
+    /// Groups answered INVALID because nobody was attached to take them.
+    pub no_handle: u64,
+    /// Groups answered INVALID because the responder of their queue was gone.
+    pub hung_up: u64,
+    /// Groups answered INVALID because their last page did not come in time.
+    pub unfinished: u64,
+    /// Half-made groups forgotten with their device.
+    pub discarded: u64,
+    /// Executors that panicked while they were handed work.
+    pub panicked: u64,
+    /// Stop Markers reported.
+    pub stop_markers: u64,
+}
+
+/// What became of a request that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routed {
+    /// Its group waits for the last page.
+    HalfMade,
+    /// Its group was handed over, and perhaps answered already.
+    Delivered,
+    /// Nobody is attached: its group was answered INVALID.
+    NoHandle,
+    /// The responder of its queue is gone: its group was answered INVALID.
+    HungUp,
+    /// It was a Stop Marker, and is with whoever waits for it.
+    StopMarker,
+}
+
+thread_local! {
+    #[cfg_attr(not(loom), expect(clippy::missing_const_for_thread_local, reason = "loom's has no const"))]
+    /// How many calls of `respond` this thread is in.
+    static RESPONDING: Cell<u32> = Cell::new(0);
+}
+
+/// What a reported last page led to, to be acted on under no lock.
+enum Outcome {
+    Queued,
+    Work(FaultWork),
+    Refused(Routed, Cause),
+}
+
+impl FaultRouter {
+    /// A router that tells `respond` how each group ended.
+    ///
+    /// Of the options [`half_made`](Options::half_made), [`half_made_age`](Options::half_made_age) and
+    /// [`max_group`](Options::max_group) count here.
+    ///
+    /// `respond` is called once for each group that was handed over, by whichever thread completes it: the one that
+    /// reports, answers, detaches, or calls [`process`](Self::process). No lock is held, so it may report further
+    /// faults; but [`detach`](Self::detach) and [`replace`](Self::replace) wait for it, and are refused within it. A
+    /// panic of it goes on in the call that told it, after everything else was told.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Option`].
+    pub fn new(
+        options: &Options,
+        respond: impl Fn(FaultCompletion) + Send + Sync + 'static,
+    ) -> Result<Self, Error> {
+        options.check()?;
+        let max_group = options.max_group_of(usize::MAX);
+        let intake = Intake {
+            collector: Collector::new(options.half_made, max_group, options.half_made_age),
+            markers: StopMarkers::new(),
+            counters: RouterCounters::default(),
+        };
+        Ok(Self(Arc::new(Shared {
+            table: RwLock::new(Table::new()),
+            intake: Mutex::new(intake),
+            intake_used: AtomicBool::new(false),
+            stop_marker: Condvar::new(),
+            respond: Box::new(respond),
+            settled: (Mutex::new(()), Condvar::new()),
+        })))
+    }
+
+    /// A handle that puts groups into a reporter's queue, to be answered by its responder.
+    ///
+    /// The reporter is the router's from now on: [`process`](Self::process) collects its completions, whenever
+    /// the [descriptor](FaultHandle::descriptor) is readable. Answers go to the queue that their group came from, also
+    /// when another handle is attached by then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] when the reporter has clones, which could take completions away.
+    pub fn queue(&self, reporter: FaultReporter) -> Result<FaultHandle, Error> {
+        if !reporter.is_sole() {
+            return Err(Error::Unsupported { reason: "the reporter has clones that could take completions" });
+        }
+        Ok(FaultHandle::new(Arc::downgrade(&self.0), Kind::Queue(reporter)))
+    }
+
+    /// A handle that calls `function` in the thread that reports a group's last page, with its pages.
+    ///
+    /// No lock is held. If it panics the group is answered INVALID. Of the options
+    /// [`depth`](Options::depth), how many calls may be under way at a time, [`per_device`](Options::per_device),
+    /// [`max_group`](Options::max_group) and [`deadline`](Options::deadline) count.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Option`].
+    pub fn inline(
+        &self,
+        options: &Options,
+        function: impl Fn(&[PgFault]) -> ResponseCode + Send + Sync + 'static,
+    ) -> Result<FaultHandle, Error> {
+        self.executor(options, move |work: FaultWork| {
+            let code = function(work.pages());
+            // Whether it was in time is of no matter here.
+            let _ = work.respond(code);
+        })
+    }
+
+    /// A handle that gives each group to `executor`, as [`FaultWork`] to be answered by any thread.
+    ///
+    /// Options count as with [`inline`](Self::inline); at most [`depth`](Options::depth) pieces of work are with the
+    /// executor, so a queue of that length in front of its threads is never full.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Option`].
+    pub fn executor(&self, options: &Options, executor: impl Executor) -> Result<FaultHandle, Error> {
+        options.check()?;
+        let worker = Worker::new(options, Box::new(executor));
+        Ok(FaultHandle::new(Arc::downgrade(&self.0), Kind::Worker(worker)))
+    }
+
+    /// Reports a page request: hands its group over if it is the last page, keeps it until then if not.
+    ///
+    /// Never waits for who answers.
+    ///
+    /// # Errors
+    ///
+    /// [`ReportError`], which gives the request back and leaves everything as it was, as with
+    /// [`FaultReporter::report`].
+    pub fn report(&self, request: FaultRequest) -> Result<Routed, ReportError> {
+        let outcome = match request.kind()? {
+            RequestKind::StopMarker { pasid } => return self.stop_marker(&request, pasid),
+            RequestKind::Page if !request.last => return self.page(&request),
+            RequestKind::Page => self.last_page(&request)?,
+        };
+        match outcome {
+            Outcome::Queued => Ok(Routed::Delivered),
+            Outcome::Work(work) => {
+                self.execute(work);
+                Ok(Routed::Delivered)
+            }
+            Outcome::Refused(routed, cause) => {
+                self.0.respond(request.unpublished(cause));
+                Ok(routed)
+            }
+        }
+    }
+
+    /// A page that is not the last of its group.
+    fn page(&self, request: &FaultRequest) -> Result<Routed, ReportError> {
+        let now = Instant::now();
+        let mut intake = self.0.intake();
+        request.pasid.into_iter().for_each(|pasid| intake.markers.forget(request.dev_id, pasid));
+        match intake.collector.add(request, now) {
+            Ok(()) => Ok(Routed::HalfMade),
+            Err(Refused::Full) => Err(ReportError::HalfMadeFull(*request)),
+            Err(Refused::TooLarge) => {
+                intake.collector.set_too_large(request, now);
+                Err(ReportError::TooLarge(*request))
+            }
+        }
+    }
+
+    fn last_page(&self, request: &FaultRequest) -> Result<Outcome, ReportError> {
+        // Relaxed: who reports a group's pages, or a Stop Marker and what follows it, does so in an order that
+        // makes each visible to the next.
+        if !self.0.intake_used.load(Ordering::Relaxed) {
+            return self.hand_over(request, &[]);
+        }
+        let mut intake = self.0.intake();
+        request.pasid.into_iter().for_each(|pasid| intake.markers.forget(request.dev_id, pasid));
+        let Some(before) = intake.collector.pages_before(request) else {
+            drop(intake);
+            return self.hand_over(request, &[]);
+        };
+        let place = before.place;
+        let outcome = if before.too_large {
+            Err(ReportError::TooLarge(*request))
+        } else {
+            self.hand_over(request, before.pages)
+        };
+        if matches!(outcome, Ok(_) | Err(ReportError::TooLarge(_))) {
+            intake.collector.remove(place);
+        }
+        outcome
+    }
+
+    /// Hands the group of `before` and the last page `request` over.
+    fn hand_over(&self, request: &FaultRequest, before: &[PgFault]) -> Result<Outcome, ReportError> {
+        let now = Instant::now();
+        let table = read(&self.0.table);
+        let Some(attachment) = table.find(request.dev_id, request.pasid) else {
+            return Ok(Outcome::Refused(Routed::NoHandle, Cause::NoHandle));
+        };
+        let handle = &attachment.handle.inner;
+        let count = before.len() + 1;
+        if count > handle.max_group() as usize {
+            return Err(ReportError::TooLarge(*request));
+        }
+        let tag = Tag { via: attachment.id, ..request.tag() };
+        let page = |index| before.get(index).copied().unwrap_or_else(|| request.fault());
+        // Relaxed: who detaches takes the table for writing first. Before the group can complete.
+        attachment.in_flight.fetch_add(1, Ordering::Relaxed);
+        match handle.publish(&Group { dev_id: request.dev_id, tag }, count, page, now) {
+            Ok(None) => Ok(Outcome::Queued),
+            Ok(Some(work)) => Ok(Outcome::Work(work)),
+            Err(error) => {
+                attachment.in_flight.fetch_sub(1, Ordering::Relaxed);
+                match error {
+                    PublishError::Closed => Ok(Outcome::Refused(Routed::HungUp, Cause::HungUp)),
+                    error => Err(ReportError::new(*request, error)),
+                }
+            }
+        }
+    }
+
+    /// A Stop Marker is taken only behind the groups of its PASID.
+    fn stop_marker(&self, request: &FaultRequest, pasid: u32) -> Result<Routed, ReportError> {
+        let mut intake = self.0.intake();
+        if intake.collector.has_pasid(request.dev_id, pasid) {
+            return Err(ReportError::StopMarkerInGroup(*request));
+        }
+        intake.markers.add(request.dev_id, pasid);
+        intake.counters.stop_markers += 1;
+        self.0.stop_marker.notify_all();
+        Ok(Routed::StopMarker)
+    }
+
+    fn execute(&self, work: FaultWork) {
+        let handle = work.handle().clone();
+        let Kind::Worker(worker) = &handle.kind else { return };
+        // The work goes down with it, and is answered so; the device goes on.
+        if catch_unwind(AssertUnwindSafe(|| worker.executor.execute(work))).is_err() {
+            lock(&self.0.intake).counters.panicked += 1;
+        }
+    }
+
+    /// Waits for the Stop Marker of a PASID, as [`FaultReporter::wait_stop_marker`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`DrainError::Timeout`].
+    pub fn wait_stop_marker(&self, dev_id: u32, pasid: u32, timeout: Duration) -> Result<(), DrainError> {
+        let take = |intake: &mut Intake| intake.markers.take(dev_id, pasid);
+        wait_for_marker(lock(&self.0.intake), &self.0.stop_marker, timeout, take)
+    }
+
+    /// Takes in the answers of every queue, completes what has waited too long by `now`, and tells
+    /// `respond` of all of it.
+    ///
+    /// To be called when the [descriptor](FaultHandle::descriptor) of a queue is readable, and at
+    /// [`next_deadline`](Self::next_deadline), which it returns.
+    pub fn process(&self, now: Instant) -> Option<Instant> {
+        let mut next = self.expire(now);
+        for index in 0.. {
+            // One by one, for `respond` is called under no lock.
+            let Some(handle) = read(&self.0.table).handle(index) else { break };
+            next = [next, handle.process(now)].into_iter().flatten().min();
+            self.0.deliver(&handle);
+        }
+        next
+    }
+
+    /// Takes in the answers of one queue and tells `respond` of them: what [`process`](Self::process) does for all of
+    /// them, for who has many and knows which descriptor is readable.
+    pub fn collect(&self, handle: &FaultHandle) {
+        self.0.deliver(&handle.inner);
+    }
+
+    /// Completes half-made groups that have waited too long; returns when that is due next.
+    fn expire(&self, now: Instant) -> Option<Instant> {
+        loop {
+            let mut intake = self.0.intake();
+            intake.counters.unfinished += intake.collector.expire(now);
+            let Some(unfinished) = intake.collector.take() else { return intake.collector.next_deadline() };
+            drop(intake);
+            self.0.respond(unfinished);
+        }
+    }
+
+    /// When [`process`](Self::process) is due next. A report may bring an earlier one.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let half_made = lock(&self.0.intake).collector.next_deadline();
+        let table = read(&self.0.table);
+        let handles = (0..).map_while(|index| table.handle(index));
+        handles.filter_map(|handle| handle.next_deadline()).chain(half_made).min()
+    }
+
+    /// What was seen so far; what handles have seen is in their own [counters](FaultHandle::counters).
+    pub fn counters(&self) -> RouterCounters {
+        let intake = lock(&self.0.intake);
+        RouterCounters { half_made: intake.collector.len(), ..intake.counters }
+    }
+}
+
+impl Shared {
+    fn intake(&self) -> IntakeGuard<'_> {
+        IntakeGuard { intake: lock(&self.intake), used: &self.intake_used }
+    }
+
+    /// Tells how a group ended.
+    fn respond(&self, ended: FaultCompletion) {
+        /// Leaves `respond`, also by a panic.
+        struct Within;
+        impl Drop for Within {
+            fn drop(&mut self) {
+                RESPONDING.with(|depth| depth.set(depth.get() - 1));
+            }
+        }
+        match ended.cause {
+            Cause::NoHandle => lock(&self.intake).counters.no_handle += 1,
+            Cause::HungUp if ended.cookie == 0 => lock(&self.intake).counters.hung_up += 1,
+            _ => {}
+        }
+        RESPONDING.with(|depth| depth.set(depth.get() + 1));
+        let _within = Within;
+        (self.respond)(ended);
+    }
+
+    /// Tells of everything that has completed on a handle; a panic of `respond` comes behind all of it.
+    fn deliver(&self, handle: &Handle) {
+        let mut panicked: Option<Box<dyn Any + Send>> = None;
+        loop {
+            let mut batch = [const { None }; BATCH];
+            if handle.take(&mut batch) == 0 {
+                break;
+            }
+            for completion in batch.into_iter().flatten() {
+                let via = completion.tag.via;
+                let told = catch_unwind(AssertUnwindSafe(|| self.respond(completion.into())));
+                self.settle(via);
+                panicked = panicked.or(told.err());
+            }
+        }
+        if let Some(panic) = panicked.filter(|_| !std::thread::panicking()) {
+            resume_unwind(panic);
+        }
+    }
+
+    /// Takes note that a group of the attachment `via` was told of.
+    fn settle(&self, via: u32) {
+        let table = read(&self.table);
+        let Some(attachment) = table.by_id(via) else { return };
+        // Release pairs with the load of who waits: `respond` has returned.
+        if attachment.in_flight.fetch_sub(1, Ordering::Release) == 1 {
+            let _waiting = lock(&self.settled.0);
+            self.settled.1.notify_all();
+        }
+    }
+}
