@@ -268,7 +268,7 @@ impl FaultRouter {
     pub fn executor(&self, options: &Options, executor: impl Executor) -> Result<FaultHandle, Error> {
         options.check()?;
         let worker = Worker::new(options, Box::new(executor));
-        Ok(FaultHandle::new(Arc::downgrade(&self.0), Kind::Worker(worker)))
+        Ok(FaultHandle::new(Arc::downgrade(&self.0), Kind::Worker(Box::new(worker))))
     }
 
     /// Reports a page request: hands its group over if it is the last page, keeps it until then if not.

@@ -32,7 +32,7 @@ pub(super) struct Handle {
 #[derive(Debug)]
 pub(super) enum Kind {
     Queue(FaultReporter),
-    Worker(Worker),
+    Worker(Box<Worker>),
 }
 
 /// What a handle has seen so far.
