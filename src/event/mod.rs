@@ -79,7 +79,7 @@ pub use stream::SenderCounters;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use recordfd_uapi::{ChannelInfo, Event, EventRecord, Format, Transport};
+use recordfd_uapi::{ChannelInfo, EventRecord, Format, Transport};
 
 use crate::channel::{Options, UnattachedEnd};
 use crate::error::Error;
@@ -111,7 +111,7 @@ use crate::transport::{Rx, RxCarrier, local};
 #[cfg(feature = "local")]
 pub fn channel<R: EventRecord>(options: &Options) -> Result<(Sender<R>, Receiver<R>), Error> {
     options.check()?;
-    let (records_tx, records_rx) = local::direction::<Event<R>>(options.depth)?;
+    let (records_tx, records_rx) = local::direction::<R::Wire>(options.depth)?;
     let (replies_tx, replies_rx) = local::direction::<R::Reply>(options.reply_depth)?;
     let sender = Sender::new(Tx::Local(records_tx), Rx::new(RxCarrier::Local(replies_rx)), options.overflow);
     let receiver =
@@ -153,7 +153,7 @@ pub fn channel<R: EventRecord>(options: &Options) -> Result<(Sender<R>, Receiver
 pub fn socket<R: EventRecord>(options: &Options) -> Result<(Sender<R>, UnattachedEnd), Error> {
     options.check_for_processes()?;
     let (near, far) = carrier::pair()?;
-    let depth = carrier::set_depth::<Event<R>>(&near, options.depth)?;
+    let depth = carrier::set_depth::<R::Wire>(&near, options.depth)?;
     carrier::set_depth::<R::Reply>(&far, options.reply_depth)?;
     let near = Remote::Socket(Arc::new(near));
     let sender = Sender::new(Tx::Remote(near.tx(depth)), near.rx(), options.overflow);
@@ -186,7 +186,7 @@ pub fn socket<R: EventRecord>(options: &Options) -> Result<(Sender<R>, Unattache
 pub fn socket_receiver<R: EventRecord>(options: &Options) -> Result<(Receiver<R>, UnattachedEnd), Error> {
     options.check_for_processes()?;
     let (near, far) = carrier::pair()?;
-    let depth = carrier::set_depth::<Event<R>>(&far, options.depth)?;
+    let depth = carrier::set_depth::<R::Wire>(&far, options.depth)?;
     let reply_depth = carrier::set_depth::<R::Reply>(&near, options.reply_depth)?;
     let near = Remote::Socket(Arc::new(near));
     let receiver = Receiver::new(near.rx(), Tx::Remote(near.tx(reply_depth)), options.busy_poll);

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{Event, EventRecord, Format, LossMeter, Sequence};
+use recordfd_uapi::{EventRecord, Format, LossMeter, Sequence, Sequenced};
 
 use super::{adopt, check_format};
 use crate::error::{Error, TryRecvError, TrySendError, Violation};
@@ -60,7 +60,7 @@ impl<R> Default for Received<R> {
 /// The receiving end of an event channel.
 #[derive(Debug)]
 pub struct Receiver<R: EventRecord> {
-    rx: Rx<Event<R>>,
+    rx: Rx<R::Wire>,
     replies: Tx<R::Reply>,
     meter: LossMeter,
     busy_poll: Duration,
@@ -92,7 +92,7 @@ pub struct ReceiverCounters {
 }
 
 impl<R: EventRecord> Receiver<R> {
-    pub(super) fn new(rx: Rx<Event<R>>, replies: Tx<R::Reply>, busy_poll: Duration) -> Self {
+    pub(super) fn new(rx: Rx<R::Wire>, replies: Tx<R::Reply>, busy_poll: Duration) -> Self {
         let (meter, counters) = (LossMeter::from_start(), ReceiverCounters::default());
         let mut receiver = Self { rx, replies, meter, busy_poll, counters };
         receiver.set_busy_poll(busy_poll);
@@ -340,11 +340,11 @@ impl<R: EventRecord> Receiver<R> {
 
 /// The item that `event` is, after what `meter` has seen.
 #[inline]
-fn take<R: EventRecord>(meter: &mut LossMeter, event: &Event<R>) -> Result<Received<R>, Violation> {
+fn take<W: Sequenced>(meter: &mut LossMeter, event: &W) -> Result<Received<W::Content>, Violation> {
     let sequence = event.sequence();
     if !event.is_lost() {
         let lost = meter.record(sequence);
-        return Ok(Received::Record { lost, sequence, record: event.payload });
+        return Ok(Received::Record { lost, sequence, record: event.content() });
     }
     let joining = *meter == LossMeter::from_now();
     match meter.lost_header(sequence) {
