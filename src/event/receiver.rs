@@ -27,7 +27,8 @@ pub enum Received<R> {
     },
     /// Records were lost and none was accepted since.
     Lost {
-        /// How many; 0 only to one who joined in the middle and cannot know.
+        /// How many; 0 only to one who joined in the middle and cannot know, and where
+        /// [`Receiver::try_recv_known`] has skipped something.
         count: u32,
     },
 }
@@ -64,7 +65,7 @@ pub struct Receiver<R: EventRecord> {
     replies: Tx<R::Reply>,
     meter: LossMeter,
     busy_poll: Duration,
-    counters: ReceiverCounters,
+    pub(super) counters: ReceiverCounters,
 }
 
 static_assertions::assert_impl_all!(Receiver<recordfd_uapi::AcpiNotify>: Send);
@@ -74,6 +75,8 @@ static_assertions::assert_impl_all!(Receiver<recordfd_uapi::AcpiNotify>: Send);
 pub struct ReceiverCounters {
     /// Records received.
     pub received: u64,
+    /// Those of them that were skipped, for their formats are not known: [`Receiver::try_recv_known`].
+    pub unknown: u64,
     /// Records lost, as far as the stream has told yet.
     pub dropped: u64,
     /// Replies accepted.
@@ -177,7 +180,10 @@ impl<R: EventRecord> Receiver<R> {
             return Ok(item);
         }
         let mut item = None;
-        self.receive(1, |received| item = Some(received))?;
+        self.receive(1, |received| {
+            item = Some(received);
+            Ok(())
+        })?;
         item.ok_or(TryRecvError::Empty)
     }
 
@@ -195,12 +201,17 @@ impl<R: EventRecord> Receiver<R> {
             if let Some(slot) = slots.next() {
                 *slot = item;
             }
+            Ok(())
         })
     }
 
-    /// Receives at most `most` items; returns how many.
+    /// Receives at most `most` items into `sink`, which may find one in violation of the format; returns how many.
     #[inline]
-    fn receive(&mut self, most: usize, mut sink: impl FnMut(Received<R>)) -> Result<usize, TryRecvError> {
+    pub(super) fn receive(
+        &mut self,
+        most: usize,
+        mut sink: impl FnMut(Received<R>) -> Result<(), Violation>,
+    ) -> Result<usize, TryRecvError> {
         let (meter, counters) = (&mut self.meter, &mut self.counters);
         let mut notices = 0;
         let received = self.rx.recv(most, |event| {
@@ -210,8 +221,7 @@ impl<R: EventRecord> Receiver<R> {
                 counters.dropped += u64::from(item.lost());
                 notices += u64::from(item.record().is_none());
             }
-            sink(item);
-            Ok(())
+            sink(item)
         })?;
         self.counters.received += received.count as u64 - notices;
         self.counters.high_water = self.counters.high_water.max(received.found as u64);
@@ -223,7 +233,8 @@ impl<R: EventRecord> Receiver<R> {
             return if received.count == 0 { self.receive(most, sink) } else { Ok(received.count) };
         }
         self.counters.dropped += u64::from(count);
-        sink(Received::Lost { count });
+        // What can be wrong is a record.
+        let _ = sink(Received::Lost { count });
         Ok(received.items())
     }
 
@@ -233,7 +244,7 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// As [`try_recv`](Self::try_recv), but never [`TryRecvError::Empty`].
     pub fn recv(&mut self) -> Result<Received<R>, TryRecvError> {
-        self.recv_until(None)
+        self.recv_until(None, Self::try_recv)
     }
 
     /// Receives the next item; waits for it at most `timeout`, also when a signal comes in between.
@@ -242,15 +253,20 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// As [`try_recv`](Self::try_recv); [`TryRecvError::Empty`] when nothing came in time.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Received<R>, TryRecvError> {
-        self.recv_until(Instant::now().checked_add(timeout))
+        self.recv_until(Instant::now().checked_add(timeout), Self::try_recv)
     }
 
-    fn recv_until(&mut self, deadline: Option<Instant>) -> Result<Received<R>, TryRecvError> {
+    /// Waits until `try_recv` finds something, but not beyond `deadline`.
+    pub(super) fn recv_until<T>(
+        &mut self,
+        deadline: Option<Instant>,
+        try_recv: impl Fn(&mut Self) -> Result<T, TryRecvError>,
+    ) -> Result<T, TryRecvError> {
         let mut slept = false;
         loop {
             // First, for a receive that finds nothing asks to be woken.
             self.rx.look(deadline, self.busy_poll).map_err(TryRecvError::Io)?;
-            match self.try_recv() {
+            match try_recv(self) {
                 Err(TryRecvError::Empty) => {}
                 outcome => return outcome,
             }
