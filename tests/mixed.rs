@@ -15,7 +15,7 @@ use recordfd::uapi::{
     AnyEvent, Event, EventFlags, EventHeader, Format, KnownEvent, Le64, Mixed, MixedEvent, Record,
     RecordError, Sequence, Sequenced, Smmuv3Event, Tegra241CmdqvEvent,
 };
-use recordfd::{Options, TryRecvError, Violation, fd};
+use recordfd::{Options, TryRecvError, TrySendError, Violation, fd};
 
 type Item = Received<KnownEvent>;
 
@@ -203,7 +203,7 @@ fn one_receive_for_each_wake_up_finds_everything_behind_what_is_skipped() {
         let sender = thread::spawn(move || {
             for data in 0..1500 {
                 let record = if data % 7 < 4 { unknown(data) } else { known(data) };
-                while tx.try_send(record).is_err() {
+                while let Err(TrySendError::Full(_)) = tx.try_send(record) {
                     thread::yield_now();
                 }
                 if data % 50 == 0 {
@@ -282,7 +282,7 @@ fn flood_of_skipped_records_holds_up_no_receive() {
     for (tx, mut rx) in make_every(64) {
         let flood = thread::spawn(move || {
             let records: Vec<_> = (0..32).map(unknown).collect();
-            while !matches!(tx.send_batch(&records), Err(recordfd::TrySendError::Closed(()))) {}
+            while !matches!(tx.send_batch(&records), Err(TrySendError::Closed(()))) {}
         });
         soon(move || {
             while rx.counters().unknown < 2000 {
@@ -450,7 +450,7 @@ fn receive_there(mut rx: Receiver<MixedEvent>) {
 fn send_here(tx: &Sender<MixedEvent>) {
     for data in 0..1000 {
         let record = if data % 3 == 0 { unknown(data) } else { known(data) };
-        while tx.try_send(record).is_err() {
+        while let Err(TrySendError::Full(_)) = tx.try_send(record) {
             thread::yield_now();
         }
     }
