@@ -94,7 +94,7 @@ fn end_is_gone_for_the_one_who_sent_it() {
 
 #[test]
 fn every_descriptor_is_close_on_exec() {
-    for make in every_make() {
+    for make in every_make::<AcpiNotify>() {
         let (tx, rx) = make(&Options::new());
         assert!(is_close_on_exec(tx.as_fd()) && is_close_on_exec(rx.as_fd()));
     }
