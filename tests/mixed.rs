@@ -333,6 +333,15 @@ fn malformed_record_of_a_known_format_ends_the_channel() {
             assert!(is_told(rx.recv_known().unwrap_err()));
             assert!(is_told(rx.try_recv_known().unwrap_err()));
         }
+        for (tx, mut rx) in make_every(4) {
+            // A loss that only a refused record tells of is no more believed than the record is.
+            (0..6).for_each(|data| tx.post(known(data)).unwrap());
+            (0..3).for_each(|data| assert_eq!(tell(rx.recv_known().unwrap()), (0, Some(data))));
+            tx.post(bad).unwrap();
+            assert_eq!(tell(rx.recv_known().unwrap()), (0, Some(3)));
+            assert!(is_told(rx.recv_known().unwrap_err()));
+            assert_eq!((rx.counters().received, rx.counters().dropped), (4, 0));
+        }
         for (tx, mut rx) in make_every(64) {
             // Who passes records on does not look into them.
             tx.try_send(bad).unwrap();

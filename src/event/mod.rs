@@ -63,6 +63,7 @@
 //! and skip and count the rest. The other receives give every record as it came, for who passes it on.
 //!
 //! ```
+//! use recordfd::TryRecvError;
 //! use recordfd::event::{self, Received, Receiver};
 //! use recordfd::uapi::{AnyEvent, Event, Le64, MixedEvent, Sequence, Smmuv3Event, Tegra241CmdqvEvent};
 //!
@@ -77,12 +78,17 @@
 //! drop(tx);
 //!
 //! let mut seen = Vec::new();
-//! while let Ok(item) = rx.recv_known() {
-//!     let Received::Record { record, .. } = item else { continue };
+//! loop {
+//!     let record = match rx.recv_known() {
+//!         Ok(Received::Record { record, .. }) => record,
+//!         Ok(Received::Lost { .. }) => continue,
+//!         Err(TryRecvError::Closed) => break,
+//!         Err(error) => return Err(error.into()),
+//!     };
 //!     match record.event {
 //!         AnyEvent::Smmuv3(event) => seen.push((record.source, event.payload.evt[0].get())),
 //!         AnyEvent::Tegra241Cmdqv(event) => seen.push((record.source, event.payload.lvcmdq_err_map[0].get())),
-//!         _ => {}
+//!         _ => {} // a format that this program has no use for
 //!     }
 //! }
 //! assert_eq!(seen, [(1, 0x10), (2, 1)]);
@@ -97,7 +103,7 @@
 //! ```
 //! # #[cfg(feature = "local")] {
 //! use recordfd::event;
-//! use recordfd::uapi::{AnyEvent, Event, Le64, MixedEvent, Sequence, Smmuv3Event};
+//! use recordfd::uapi::{Event, Le64, MixedEvent, Sequence, Smmuv3Event};
 //!
 //! let options = recordfd::Options::new().depth(8);
 //! let fault = |word| Smmuv3Event { evt: [Le64::new(word); 4] };

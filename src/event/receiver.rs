@@ -216,12 +216,13 @@ impl<R: EventRecord> Receiver<R> {
         let mut notices = 0;
         let received = self.rx.recv(most, |event| {
             let item = take(meter, event)?;
+            sink(item)?;
             // Rare: nothing is counted record by record.
             if item.lost() > 0 || item.record().is_none() {
                 counters.dropped += u64::from(item.lost());
                 notices += u64::from(item.record().is_none());
             }
-            sink(item)
+            Ok(())
         })?;
         self.counters.received += received.count as u64 - notices;
         self.counters.high_water = self.counters.high_water.max(received.found as u64);
