@@ -94,7 +94,7 @@ fn end_is_gone_for_the_one_who_sent_it() {
 
 #[test]
 fn every_descriptor_is_close_on_exec() {
-    for make in EVERY_MAKE {
+    for make in every_make::<AcpiNotify>() {
         let (tx, rx) = make(&Options::new());
         assert!(is_close_on_exec(tx.as_fd()) && is_close_on_exec(rx.as_fd()));
     }
@@ -322,7 +322,7 @@ fn bytes_that_describe_no_channel_are_refused_and_the_descriptor_closed() {
 fn dropped_channels_leave_no_descriptor_behind() {
     in_own_process("dropped_channels_leave_no_descriptor_behind", || {
         let before = open_descriptors();
-        for make in EVERY_MAKE {
+        for make in every_make() {
             let (tx, mut rx) = make(&Options::new());
             assert_connected(&tx, &mut rx);
             assert!(open_descriptors() > before);

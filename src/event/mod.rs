@@ -55,6 +55,93 @@
 //! # }
 //! ```
 //!
+//! # Several formats on one channel
+//!
+//! A channel of [`MixedEvent`](recordfd_uapi::MixedEvent) carries records of any event format. Each says which source it
+//! comes from and keeps its own header, with its number in the source's stream; a notice of loss in that stream is a
+//! record like any other. [`Receiver::recv_known`] and its like receive what is of a format that this version knows,
+//! and skip and count the rest. The other receives give every record as it came, for who passes it on.
+//!
+//! ```
+//! use recordfd::TryRecvError;
+//! use recordfd::event::{self, Received, Receiver};
+//! use recordfd::uapi::{AnyEvent, Event, Le64, MixedEvent, Sequence, Smmuv3Event, Tegra241CmdqvEvent};
+//!
+//! let (tx, end) = event::socket::<MixedEvent>(&recordfd::Options::new())?;
+//! let format = end.info().format;
+//! let mut rx = Receiver::<MixedEvent>::from_socket(end.into(), format)?;
+//!
+//! let smmu = Smmuv3Event { evt: [Le64::new(0x10); 4] };
+//! let cmdqv = Tegra241CmdqvEvent { lvcmdq_err_map: [Le64::new(1); 2] };
+//! tx.try_send(MixedEvent::new(1, &Event::new(Sequence::ZERO, smmu)))?; // source 1 is the SMMU
+//! tx.try_send(MixedEvent::new(2, &Event::new(Sequence::ZERO, cmdqv)))?; // source 2 its command queues
+//! drop(tx);
+//!
+//! let mut seen = Vec::new();
+//! loop {
+//!     let record = match rx.recv_known() {
+//!         Ok(Received::Record { record, .. }) => record,
+//!         Ok(Received::Lost { .. }) => continue,
+//!         Err(TryRecvError::Closed) => break,
+//!         Err(error) => return Err(error.into()),
+//!     };
+//!     match record.event {
+//!         AnyEvent::Smmuv3(event) => seen.push((record.source, event.payload.evt[0].get())),
+//!         AnyEvent::Tegra241Cmdqv(event) => seen.push((record.source, event.payload.lvcmdq_err_map[0].get())),
+//!         _ => {} // a format that this program has no use for
+//!     }
+//! }
+//! assert_eq!(seen, [(1, 0x10), (2, 1)]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! **A channel for each source is better where one of them may flood.** In a common queue the flood pushes out the
+//! records of the other sources, and those that still fit wait behind it. With channels of their own the others lose
+//! nothing, and the consumer chooses whom to read first; the price is a descriptor for each. A common channel keeps the
+//! order between sources, and is for those that are known to be quiet.
+//!
+//! ```
+//! # #[cfg(feature = "local")] {
+//! use recordfd::event;
+//! use recordfd::uapi::{Event, Le64, MixedEvent, Sequence, Smmuv3Event};
+//!
+//! let options = recordfd::Options::new().depth(8);
+//! let fault = |word| Smmuv3Event { evt: [Le64::new(word); 4] };
+//!
+//! // One channel for both: source 1 floods it, and the only record of source 2 is lost.
+//! let (tx, mut rx) = event::channel::<MixedEvent>(&options)?;
+//! for number in 0..100 {
+//!     tx.post(MixedEvent::new(1, &Event::new(Sequence::wrapping(number), fault(0))))?;
+//! }
+//! tx.post(MixedEvent::new(2, &Event::new(Sequence::ZERO, fault(7))))?;
+//! drop(tx);
+//! let (mut sources, mut lost) = (Vec::new(), 0);
+//! while let Ok(item) = rx.recv_known() {
+//!     lost += item.lost();
+//!     sources.extend(item.record().map(|record| record.source));
+//! }
+//! assert_eq!((sources, lost), (vec![1; 8], 93));
+//!
+//! // One for each: the flood is lost on its own, and the quiet source's record is there at once.
+//! let (noisy_tx, mut noisy) = event::channel::<Smmuv3Event>(&options)?;
+//! let (quiet_tx, mut quiet) = event::channel::<Smmuv3Event>(&options)?;
+//! for _ in 0..100 {
+//!     noisy_tx.post(fault(0))?;
+//! }
+//! quiet_tx.post(fault(7))?;
+//! drop((noisy_tx, quiet_tx));
+//! let first = quiet.recv()?;
+//! assert_eq!((first.lost(), first.record()), (0, Some(&fault(7))));
+//! assert!(quiet.recv().is_err(), "and nothing was lost behind it");
+//! let mut lost = 0;
+//! while let Ok(item) = noisy.recv() {
+//!     lost += item.lost();
+//! }
+//! assert_eq!(lost, 92);
+//! # }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Fork
 //!
 //! An end crosses fork and exec only as a descriptor that is attached on the other side. In a child
@@ -66,6 +153,7 @@
 //! them for good unless it closes them (`close_range(2)`): so long the other side sees `Empty`, not
 //! `Closed`. In shared memory that goes for an end that was killed; one that was dropped says so itself.
 
+mod mixed;
 mod receiver;
 mod sender;
 mod sole;
@@ -79,7 +167,7 @@ pub use stream::SenderCounters;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use recordfd_uapi::{ChannelInfo, Event, EventRecord, Format, Transport};
+use recordfd_uapi::{ChannelInfo, EventRecord, Format, Transport};
 
 use crate::channel::{Options, UnattachedEnd};
 use crate::error::Error;
@@ -111,7 +199,7 @@ use crate::transport::{Rx, RxCarrier, local};
 #[cfg(feature = "local")]
 pub fn channel<R: EventRecord>(options: &Options) -> Result<(Sender<R>, Receiver<R>), Error> {
     options.check()?;
-    let (records_tx, records_rx) = local::direction::<Event<R>>(options.depth)?;
+    let (records_tx, records_rx) = local::direction::<R::Wire>(options.depth)?;
     let (replies_tx, replies_rx) = local::direction::<R::Reply>(options.reply_depth)?;
     let sender = Sender::new(Tx::Local(records_tx), Rx::new(RxCarrier::Local(replies_rx)), options.overflow);
     let receiver =
@@ -153,7 +241,7 @@ pub fn channel<R: EventRecord>(options: &Options) -> Result<(Sender<R>, Receiver
 pub fn socket<R: EventRecord>(options: &Options) -> Result<(Sender<R>, UnattachedEnd), Error> {
     options.check_for_processes()?;
     let (near, far) = carrier::pair()?;
-    let depth = carrier::set_depth::<Event<R>>(&near, options.depth)?;
+    let depth = carrier::set_depth::<R::Wire>(&near, options.depth)?;
     carrier::set_depth::<R::Reply>(&far, options.reply_depth)?;
     let near = Remote::Socket(Arc::new(near));
     let sender = Sender::new(Tx::Remote(near.tx(depth)), near.rx(), options.overflow);
@@ -186,7 +274,7 @@ pub fn socket<R: EventRecord>(options: &Options) -> Result<(Sender<R>, Unattache
 pub fn socket_receiver<R: EventRecord>(options: &Options) -> Result<(Receiver<R>, UnattachedEnd), Error> {
     options.check_for_processes()?;
     let (near, far) = carrier::pair()?;
-    let depth = carrier::set_depth::<Event<R>>(&far, options.depth)?;
+    let depth = carrier::set_depth::<R::Wire>(&far, options.depth)?;
     let reply_depth = carrier::set_depth::<R::Reply>(&near, options.reply_depth)?;
     let near = Remote::Socket(Arc::new(near));
     let receiver = Receiver::new(near.rx(), Tx::Remote(near.tx(reply_depth)), options.busy_poll);

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{Event, EventRecord, Format, LossMeter, Sequence};
+use recordfd_uapi::{EventRecord, Format, LossMeter, Sequence, Sequenced};
 
 use super::{adopt, check_format};
 use crate::error::{Error, TryRecvError, TrySendError, Violation};
@@ -27,7 +27,8 @@ pub enum Received<R> {
     },
     /// Records were lost and none was accepted since.
     Lost {
-        /// How many; 0 only to one who joined in the middle and cannot know.
+        /// How many; 0 only to one who joined in the middle and cannot know, and where
+        /// [`Receiver::try_recv_known`] has skipped something.
         count: u32,
     },
 }
@@ -60,11 +61,11 @@ impl<R> Default for Received<R> {
 /// The receiving end of an event channel.
 #[derive(Debug)]
 pub struct Receiver<R: EventRecord> {
-    rx: Rx<Event<R>>,
+    rx: Rx<R::Wire>,
     replies: Tx<R::Reply>,
     meter: LossMeter,
     busy_poll: Duration,
-    counters: ReceiverCounters,
+    pub(super) counters: ReceiverCounters,
 }
 
 static_assertions::assert_impl_all!(Receiver<recordfd_uapi::AcpiNotify>: Send);
@@ -74,6 +75,8 @@ static_assertions::assert_impl_all!(Receiver<recordfd_uapi::AcpiNotify>: Send);
 pub struct ReceiverCounters {
     /// Records received.
     pub received: u64,
+    /// Those of them that were skipped, for their formats are not known: [`Receiver::try_recv_known`].
+    pub unknown: u64,
     /// Records lost, as far as the stream has told yet.
     pub dropped: u64,
     /// Replies accepted.
@@ -92,7 +95,7 @@ pub struct ReceiverCounters {
 }
 
 impl<R: EventRecord> Receiver<R> {
-    pub(super) fn new(rx: Rx<Event<R>>, replies: Tx<R::Reply>, busy_poll: Duration) -> Self {
+    pub(super) fn new(rx: Rx<R::Wire>, replies: Tx<R::Reply>, busy_poll: Duration) -> Self {
         let (meter, counters) = (LossMeter::from_start(), ReceiverCounters::default());
         let mut receiver = Self { rx, replies, meter, busy_poll, counters };
         receiver.set_busy_poll(busy_poll);
@@ -177,7 +180,10 @@ impl<R: EventRecord> Receiver<R> {
             return Ok(item);
         }
         let mut item = None;
-        self.receive(1, |received| item = Some(received))?;
+        self.receive(1, |received| {
+            item = Some(received);
+            Ok(())
+        })?;
         item.ok_or(TryRecvError::Empty)
     }
 
@@ -195,22 +201,27 @@ impl<R: EventRecord> Receiver<R> {
             if let Some(slot) = slots.next() {
                 *slot = item;
             }
+            Ok(())
         })
     }
 
-    /// Receives at most `most` items; returns how many.
+    /// Receives at most `most` items into `sink`, which may find one in violation of the format; returns how many.
     #[inline]
-    fn receive(&mut self, most: usize, mut sink: impl FnMut(Received<R>)) -> Result<usize, TryRecvError> {
+    pub(super) fn receive(
+        &mut self,
+        most: usize,
+        mut sink: impl FnMut(Received<R>) -> Result<(), Violation>,
+    ) -> Result<usize, TryRecvError> {
         let (meter, counters) = (&mut self.meter, &mut self.counters);
         let mut notices = 0;
         let received = self.rx.recv(most, |event| {
             let item = take(meter, event)?;
+            sink(item)?;
             // Rare: nothing is counted record by record.
             if item.lost() > 0 || item.record().is_none() {
                 counters.dropped += u64::from(item.lost());
                 notices += u64::from(item.record().is_none());
             }
-            sink(item);
             Ok(())
         })?;
         self.counters.received += received.count as u64 - notices;
@@ -223,7 +234,8 @@ impl<R: EventRecord> Receiver<R> {
             return if received.count == 0 { self.receive(most, sink) } else { Ok(received.count) };
         }
         self.counters.dropped += u64::from(count);
-        sink(Received::Lost { count });
+        // What can be wrong is a record.
+        let _ = sink(Received::Lost { count });
         Ok(received.items())
     }
 
@@ -233,7 +245,7 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// As [`try_recv`](Self::try_recv), but never [`TryRecvError::Empty`].
     pub fn recv(&mut self) -> Result<Received<R>, TryRecvError> {
-        self.recv_until(None)
+        self.recv_until(None, Self::try_recv)
     }
 
     /// Receives the next item; waits for it at most `timeout`, also when a signal comes in between.
@@ -242,15 +254,20 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// As [`try_recv`](Self::try_recv); [`TryRecvError::Empty`] when nothing came in time.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Received<R>, TryRecvError> {
-        self.recv_until(Instant::now().checked_add(timeout))
+        self.recv_until(Instant::now().checked_add(timeout), Self::try_recv)
     }
 
-    fn recv_until(&mut self, deadline: Option<Instant>) -> Result<Received<R>, TryRecvError> {
+    /// Waits until `try_recv` finds something, but not beyond `deadline`.
+    pub(super) fn recv_until<T>(
+        &mut self,
+        deadline: Option<Instant>,
+        try_recv: impl Fn(&mut Self) -> Result<T, TryRecvError>,
+    ) -> Result<T, TryRecvError> {
         let mut slept = false;
         loop {
             // First, for a receive that finds nothing asks to be woken.
             self.rx.look(deadline, self.busy_poll).map_err(TryRecvError::Io)?;
-            match self.try_recv() {
+            match try_recv(self) {
                 Err(TryRecvError::Empty) => {}
                 outcome => return outcome,
             }
@@ -340,11 +357,11 @@ impl<R: EventRecord> Receiver<R> {
 
 /// The item that `event` is, after what `meter` has seen.
 #[inline]
-fn take<R: EventRecord>(meter: &mut LossMeter, event: &Event<R>) -> Result<Received<R>, Violation> {
+fn take<W: Sequenced>(meter: &mut LossMeter, event: &W) -> Result<Received<W::Content>, Violation> {
     let sequence = event.sequence();
     if !event.is_lost() {
         let lost = meter.record(sequence);
-        return Ok(Received::Record { lost, sequence, record: event.payload });
+        return Ok(Received::Record { lost, sequence, record: event.content() });
     }
     let joining = *meter == LossMeter::from_now();
     match meter.lost_header(sequence) {

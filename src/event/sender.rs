@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{Event, EventRecord, Format, Record};
+use recordfd_uapi::{EventRecord, Format, Record};
 
 use super::adopt;
 use super::stream::{SenderCounters, Stream};
@@ -27,14 +27,14 @@ struct Shared<R: EventRecord> {
     stream: Mutex<Stream<R>>,
     replies: Mutex<Rx<R::Reply>>,
     /// Looks that take no lock, so that who waits for a drained queue holds up nobody.
-    records_watch: Watch<Event<R>>,
+    records_watch: Watch<R::Wire>,
     replies_watch: Watch<R::Reply>,
     capacity: usize,
     owner: Owner,
 }
 
 impl<R: EventRecord> Sender<R> {
-    pub(super) fn new(tx: Tx<Event<R>>, replies: Rx<R::Reply>, overflow: Overflow) -> Self {
+    pub(super) fn new(tx: Tx<R::Wire>, replies: Rx<R::Reply>, overflow: Overflow) -> Self {
         Self::with(Stream::new(tx, overflow), replies)
     }
 

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{Event, EventRecord};
+use recordfd_uapi::EventRecord;
 
 use super::check_format;
 use super::sender::{Sender, recv_reply};
@@ -19,7 +19,7 @@ use crate::transport::{Remote, Rx, Tx, Watch, shared};
 pub struct SoleSender<R: EventRecord> {
     stream: Stream<R>,
     replies: Rx<R::Reply>,
-    watch: Watch<Event<R>>,
+    watch: Watch<R::Wire>,
 }
 
 static_assertions::assert_impl_all!(SoleSender<recordfd_uapi::AcpiNotify>: Send);

@@ -1,6 +1,6 @@
 //! What every sender is at its core: numbers, losses, and the transport behind them.
 
-use recordfd_uapi::{Event, EventRecord, Sequence};
+use recordfd_uapi::{EventRecord, Sequence, Sequenced};
 
 use crate::channel::Overflow;
 use crate::error::TrySendError;
@@ -9,7 +9,7 @@ use crate::transport::{RemoteTx, Tx};
 /// What makes the records of one channel.
 #[derive(Debug)]
 pub(super) struct Stream<R: EventRecord> {
-    pub(super) tx: Tx<Event<R>>,
+    pub(super) tx: Tx<R::Wire>,
     /// What to drop; only the local transport has the choice.
     #[cfg_attr(not(feature = "local"), expect(dead_code))]
     overflow: Overflow,
@@ -36,7 +36,7 @@ pub struct SenderCounters {
 }
 
 impl<R: EventRecord> Stream<R> {
-    pub(super) fn new(tx: Tx<Event<R>>, overflow: Overflow) -> Self {
+    pub(super) fn new(tx: Tx<R::Wire>, overflow: Overflow) -> Self {
         let (next, counters) = (Sequence::ZERO, SenderCounters::default());
         Self { tx, overflow, next, pending: 0, announced: false, counters }
     }
@@ -45,7 +45,7 @@ impl<R: EventRecord> Stream<R> {
     pub(super) fn send(&mut self, records: &[R]) -> Result<usize, TrySendError<()>> {
         let first = self.next;
         let accepted =
-            self.tx.send(records.len(), |index| Event::new(first.plus(index as u32), records[index]))?;
+            self.tx.send(records.len(), |index| R::Wire::new(first.plus(index as u32), records[index]))?;
         if accepted > 0 {
             self.next = first.plus(accepted as u32);
             self.forget_loss();
@@ -57,7 +57,7 @@ impl<R: EventRecord> Stream<R> {
     pub(super) fn post(&mut self, record: R) -> Result<(), TrySendError<()>> {
         #[cfg(feature = "local")]
         if let (Overflow::DropOldest, Tx::Local(tx)) = (self.overflow, &mut self.tx) {
-            let displaced = tx.send_displacing(Event::new(self.next, record))?;
+            let displaced = tx.send_displacing(R::Wire::new(self.next, record))?;
             self.next = self.next.plus(1);
             self.counters.sent += 1;
             self.counters.dropped += u64::from(displaced);
@@ -90,9 +90,9 @@ impl<R: EventRecord> Stream<R> {
     }
 
     /// The notice the receiver needs, unless the transport has told it or there was no loss.
-    fn unwritten_notice(&self) -> Option<Event<R>> {
+    fn unwritten_notice(&self) -> Option<R::Wire> {
         let last_lost = self.next.plus(Sequence::MAX.get());
-        (self.pending > 0 && !self.announced).then(|| Event::lost(last_lost))
+        (self.pending > 0 && !self.announced).then(|| R::Wire::lost(last_lost))
     }
 
     /// Nothing more is sent: tells of a loss that was not told yet.

@@ -111,14 +111,14 @@ as_another! {
         };
     ReceiverCounters as Vec<u64>:
         |this| {
-            let Self { received, dropped, replies, wake_ups, busy_polls, sleeps, high_water } = *this;
-            vec![received, dropped, replies, wake_ups, busy_polls, sleeps, high_water]
+            let Self { received, unknown, dropped, replies, wake_ups, busy_polls, sleeps, high_water } = *this;
+            vec![received, unknown, dropped, replies, wake_ups, busy_polls, sleeps, high_water]
         },
         |other| {
-            let [received, dropped, replies, wake_ups, busy_polls, sleeps, high_water] = other[..] else {
+            let [received, unknown, dropped, replies, wake_ups, busy_polls, sleeps, high_water] = other[..] else {
                 panic!("{other:?}")
             };
-            ReceiverCounters { received, dropped, replies, wake_ups, busy_polls, sleeps, high_water }
+            ReceiverCounters { received, unknown, dropped, replies, wake_ups, busy_polls, sleeps, high_water }
         };
     ResponseCode as bool: |this| *this == ResponseCode::Success, |other| match other {
         true => ResponseCode::Success,

@@ -19,7 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
 use recordfd::Options;
 use recordfd::event::{self, Received, Receiver, Sender, SoleSender};
-use recordfd::uapi::{AcpiNotify, Event, FixedText, Record, Sequence};
+use recordfd::uapi::{AcpiNotify, Event, EventRecord, FixedText, Record, Sequence};
 
 pub mod far;
 pub mod far_fault;
@@ -64,32 +64,32 @@ pub fn wait_readable(fd: impl AsFd) -> bool {
 }
 
 #[cfg(feature = "local")]
-pub fn local(options: &Options) -> (Tx, Rx) {
+pub fn local<R: EventRecord>(options: &Options) -> (Sender<R>, Receiver<R>) {
     event::channel(options).unwrap()
 }
 
 /// The sender's side makes the channel.
-pub fn socket(options: &Options) -> (Tx, Rx) {
+pub fn socket<R: EventRecord>(options: &Options) -> (Sender<R>, Receiver<R>) {
     let (tx, end) = event::socket(options).unwrap();
     let format = end.info().format;
-    (tx, Rx::from_socket(end.into(), format).unwrap())
+    (tx, Receiver::from_socket(end.into(), format).unwrap())
 }
 
 /// The receiver's side makes the channel.
-pub fn socket_made_by_receiver(options: &Options) -> (Tx, Rx) {
+pub fn socket_made_by_receiver<R: EventRecord>(options: &Options) -> (Sender<R>, Receiver<R>) {
     let (rx, end) = event::socket_receiver(options).unwrap();
     let info = end.info();
-    (Tx::from_socket(end.into(), info.format, info.depth).unwrap(), rx)
+    (Sender::from_socket(end.into(), info.format, info.depth).unwrap(), rx)
 }
 
 /// In shared memory; the sender's side makes the channel.
-pub fn shared(options: &Options) -> (Tx, Rx) {
+pub fn shared<R: EventRecord>(options: &Options) -> (Sender<R>, Receiver<R>) {
     let (tx, end) = event::shared(options).unwrap();
-    (tx.into_shared(), Rx::from_shared(end.into()).unwrap())
+    (tx.into_shared(), Receiver::from_shared(end.into()).unwrap())
 }
 
 /// In shared memory; the receiver's side makes the channel.
-pub fn shared_made_by_receiver(options: &Options) -> (Tx, Rx) {
+pub fn shared_made_by_receiver<R: EventRecord>(options: &Options) -> (Sender<R>, Receiver<R>) {
     let (rx, end) = event::shared_receiver(options).unwrap();
     (SoleSender::from_shared(end.into()).unwrap().into_shared(), rx)
 }
@@ -166,17 +166,19 @@ pub fn example(name: &str) -> PathBuf {
 }
 
 /// Makes a channel, both ends in this process.
-pub type Make = fn(&Options) -> (Tx, Rx);
+pub type Make<R = AcpiNotify> = fn(&Options) -> (Sender<R>, Receiver<R>);
 
 /// Every way to make one.
-pub const EVERY_MAKE: &[Make] = &[
-    #[cfg(feature = "local")]
-    local,
-    socket,
-    socket_made_by_receiver,
-    shared,
-    shared_made_by_receiver,
-];
+pub fn every_make<R: EventRecord>() -> Vec<Make<R>> {
+    vec![
+        #[cfg(feature = "local")]
+        local,
+        socket,
+        socket_made_by_receiver,
+        shared,
+        shared_made_by_receiver,
+    ]
+}
 
 /// Forks; the child drops `ends` and goes, the parent waits for that and keeps them.
 pub fn dropped_in_a_child<T>(ends: T) -> T {

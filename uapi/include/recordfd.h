@@ -417,7 +417,8 @@ RECORDFD_ASSERT_OFFSET(struct recordfd_device_ack, code, 4);
 
 /**
  * struct recordfd_mixed - A record of any event format on a channel of several
- * @format: Format of the inner record; 0 when @flags say LOST_EVENTS
+ * @format: Format of the inner record, whose size is recordfd_format_record_size(); 0 when @flags say
+ *          LOST_EVENTS. Skip records of formats that you do not know.
  * @flags: RECORDFD_EVENT_FLAG_LOST_EVENTS or 0, of the mixed channel
  * @sequence: Number on the mixed channel, 0 to RECORDFD_SEQUENCE_MAX
  * @source: Where the record comes from, as the two sides of the channel number sources; 0 when

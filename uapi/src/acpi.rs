@@ -3,7 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::record::pin_layout;
-use crate::{EventRecord, FixedText, Format, Payload, RecordError};
+use crate::{Event, EventRecord, FixedText, Format, Payload, RecordError};
 
 /// An ACPI device notification: AML's `Notify (device, value)`.
 ///
@@ -33,6 +33,7 @@ impl Payload for AcpiNotify {}
 
 impl EventRecord for AcpiNotify {
     const FORMAT: Format = Format::ACPI_NOTIFY_V1;
+    type Wire = Event<Self>;
     type Reply = AcpiOst;
 }
 

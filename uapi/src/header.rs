@@ -5,7 +5,7 @@ use core::fmt;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::record::{pin_layout, wire_flags};
-use crate::{Payload, Record, RecordError, Sequence};
+use crate::{Payload, Record, RecordError, Sequence, Sequenced};
 
 wire_flags! {
     /// Flags of an [`EventHeader`]; which of them a format has is its payload's [`Payload::FLAGS`].
@@ -129,6 +129,34 @@ impl<T: Payload> Record for Event<T> {
             event.payload.check()?;
         }
         Ok(event)
+    }
+}
+
+impl<T: Payload> Sequenced for Event<T> {
+    type Content = T;
+
+    #[inline]
+    fn new(sequence: Sequence, content: T) -> Self {
+        Self::new(sequence, content)
+    }
+
+    fn lost(sequence: Sequence) -> Self {
+        Self::lost(sequence)
+    }
+
+    #[inline]
+    fn is_lost(&self) -> bool {
+        self.is_lost()
+    }
+
+    #[inline]
+    fn sequence(&self) -> Sequence {
+        self.sequence()
+    }
+
+    #[inline]
+    fn content(&self) -> T {
+        self.payload
     }
 }
 

@@ -4,12 +4,12 @@ use core::fmt;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{EventFlags, Format};
+use crate::{EventFlags, Format, Sequence};
 
 /// A fixed-size item as it travels on a channel: a record or a reply.
 ///
-/// Implemented for every [`Payload`] (an item without a header) and for
-/// [`Event<T>`](crate::Event) (a header and a payload).
+/// Implemented for every [`Payload`] (an item without a header of its own, [`Mixed`](crate::Mixed)
+/// among them) and for [`Event<T>`](crate::Event) (a header and a payload).
 pub trait Record: Copy + fmt::Debug + Send + Sync + 'static {
     /// Bytes the item takes on the wire; a channel carries whole multiples of it.
     const SIZE: usize;
@@ -72,12 +72,35 @@ impl<T: Payload> Record for T {
     }
 }
 
-/// The payload of an event format: what an event channel is typed by.
-pub trait EventRecord: Payload {
+/// What happened, of an event format: what an event channel is typed by.
+pub trait EventRecord: Copy + fmt::Debug + Send + Sync + 'static {
     /// The format of a channel of these events.
     const FORMAT: Format;
+    /// What the channel carries: [`Event<Self>`](crate::Event) but for [`MixedEvent`](crate::MixedEvent).
+    type Wire: Sequenced<Content = Self>;
     /// What the consumer writes back on the same descriptor; [`NoReply`] where the format has none.
     type Reply: Record;
+}
+
+/// A record on the wire of an event format: a number, and what happened or a notice of loss.
+pub trait Sequenced: Record {
+    /// What happened.
+    type Content;
+
+    /// The record number `sequence` with `content`.
+    fn new(sequence: Sequence, content: Self::Content) -> Self;
+
+    /// The notice that every record after the last accepted one, up to `sequence`, was lost.
+    fn lost(sequence: Sequence) -> Self;
+
+    /// Whether this is a loss notice and no event.
+    fn is_lost(&self) -> bool;
+
+    /// The record's number.
+    fn sequence(&self) -> Sequence;
+
+    /// What happened; of no meaning in a loss notice.
+    fn content(&self) -> Self::Content;
 }
 
 /// The reply of a format that has none: it has no value, so none can be sent.

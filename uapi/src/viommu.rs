@@ -5,7 +5,7 @@ use core::fmt;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::record::pin_layout;
-use crate::{EventFlags, EventRecord, Format, NoReply, Payload};
+use crate::{Event, EventFlags, EventRecord, Format, NoReply, Payload};
 
 /// A little-endian 64-bit word, aligned to 8 bytes within the records that hold it.
 #[repr(transparent)]
@@ -51,6 +51,7 @@ impl Payload for Smmuv3Event {
 
 impl EventRecord for Smmuv3Event {
     const FORMAT: Format = Format::VIOMMU_ARM_SMMUV3_V1;
+    type Wire = Event<Self>;
     type Reply = NoReply;
 }
 
@@ -73,5 +74,6 @@ impl Payload for Tegra241CmdqvEvent {
 
 impl EventRecord for Tegra241CmdqvEvent {
     const FORMAT: Format = Format::VIOMMU_TEGRA241_CMDQV_V1;
+    type Wire = Event<Self>;
     type Reply = NoReply;
 }
