@@ -92,8 +92,8 @@ struct Shared {
     stop_marker: Condvar,
     /// Told of completions under no lock.
     respond: Box<dyn Fn(FaultCompletion) + Send + Sync>,
-    /// Notified when an attachment has nothing in flight any more.
-    settled: (Mutex<()>, Condvar),
+    /// Threads that wait until an attachment has nothing in flight any more, and what they are told by.
+    waiting: (Mutex<u32>, Condvar),
 }
 
 impl fmt::Debug for Shared {
@@ -216,7 +216,7 @@ impl FaultRouter {
             intake_used: AtomicBool::new(false),
             stop_marker: Condvar::new(),
             respond: Box::new(respond),
-            settled: (Mutex::new(()), Condvar::new()),
+            waiting: (Mutex::new(0), Condvar::new()),
         })))
     }
 
@@ -474,14 +474,16 @@ impl Shared {
         let mut panicked: Option<Box<dyn Any + Send>> = None;
         loop {
             let mut batch = [const { None }; BATCH];
-            if handle.take(&mut batch) == 0 {
-                break;
-            }
+            let count = handle.take(&mut batch);
             for completion in batch.into_iter().flatten() {
                 let via = completion.tag.via;
                 let told = catch_unwind(AssertUnwindSafe(|| self.respond(completion.into())));
                 self.settle(via);
                 panicked = panicked.or(told.err());
+            }
+            // What completes from now on is told by whoever completes it.
+            if count < BATCH {
+                break;
             }
         }
         if let Some(panic) = panicked.filter(|_| !std::thread::panicking()) {
@@ -495,8 +497,11 @@ impl Shared {
         let Some(attachment) = table.by_id(via) else { return };
         // Release pairs with the load of who waits: `respond` has returned.
         if attachment.in_flight.fetch_sub(1, Ordering::Release) == 1 {
-            let _waiting = lock(&self.settled.0);
-            self.settled.1.notify_all();
+            let waiting = lock(&self.waiting.0);
+            // A notification of nobody is a system call, too.
+            if *waiting > 0 {
+                self.waiting.1.notify_all();
+            }
         }
     }
 }

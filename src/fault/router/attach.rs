@@ -229,11 +229,13 @@ impl Shared {
 
     /// Waits until everything that was in flight on an attachment was told.
     fn wait_settled(&self, attachment: &Attachment) {
-        let mut waiting = lock(&self.settled.0);
+        let mut waiting = lock(&self.waiting.0);
+        *waiting += 1;
         // Acquire pairs with the subtraction behind `respond`.
         while attachment.in_flight.load(Ordering::Acquire) > 0 {
-            waiting = self.settled.1.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            waiting = self.waiting.1.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
+        *waiting -= 1;
     }
 }
 
