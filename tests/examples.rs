@@ -179,3 +179,13 @@ fn c_program_tells_losses_in_their_place() {
     assert_eq!(text(&output.stdout), expected);
     assert!(output.status.success());
 }
+
+#[test]
+fn threads_answer_each_fault_of_each_address_space_once() {
+    let output =
+        Command::new(example("fault_threads")).args(["--threads", "3", "--faults", "1001"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let expected = "PASID 0: 251 faults answered\nPASID 1: 250 faults answered\nPASID 2: 250 faults answered\n\
+                    PASID 3: 250 faults answered\n1001 faults, each answered once, 0 INVALID\n";
+    assert_eq!((text.as_str(), output.status.code()), (expected, Some(0)));
+}

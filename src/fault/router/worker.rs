@@ -14,7 +14,8 @@ use crate::sync::{Mutex, lock};
 
 /// What runs the work of a handle, on whatever thread it wants.
 ///
-/// Implemented for every function that takes [`FaultWork`].
+/// Implemented for every function that takes [`FaultWork`]. For a pool of std threads see the example
+/// `fault_threads`.
 pub trait Executor: Send + Sync + 'static {
     /// Takes work over, to be answered now or later.
     ///
