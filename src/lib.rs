@@ -1,13 +1,13 @@
 //! Typed device events over one file descriptor: polled, read and answered, with nothing beside it.
 //!
 //! ```text
-//! device side                                                              VMM side
-//! event::Sender  ┐                                                  ┌ event::Receiver
-//! FaultReporter  ┴─> queue ──> transport ──> doorbell ──> ONE fd ──┴ FaultResponder -> guest
-//!       ▲                      (local |      (wakes only               │
-//!       │                       socket |      a sleeper)               │
-//!       │                       shared)                                │
-//!       └──────────── completions ◄──── replies on the same fd ◄───────┘
+//! device side                                                                VMM side
+//! event::Sender     ┐                                                 ┌ event::Receiver
+//! FaultReporter     ├─> queue ──> transport ──> doorbell ──> ONE fd ──┼ FaultResponder    -> guest
+//!  └ FaultRouter    │             (local |      (wakes only           └ request::Responder
+//! request::Reporter ┘              socket |      a sleeper)              │
+//!       ▲                          shared)                               │
+//!       └──────────── completions ◄──── replies on the same fd ◄─────────┘
 //! ```
 //!
 //! `eventfd` carries a counter, so who has something to say keeps a structure next to it and a protocol
@@ -17,7 +17,10 @@
 //! * [`event`]: event channels, between threads ([`event::channel`]) or processes: over a socket
 //!   ([`event::socket`]), which a program in any language can read, or in shared memory ([`event::shared`]), which takes
 //!   no system call while both sides are busy.
-//! * [`fault`]: channels of IO page faults, each group of which is answered exactly once.
+//! * [`fault`]: channels of IO page faults, each group of which is answered exactly once, and a router that takes
+//!   the faults of many devices and address spaces each to its own ([`fault::FaultRouter`]).
+//! * [`request`]: channels of PCI errors, with the steps of their recovery, and of device requests, each answered
+//!   exactly once.
 //! * [`uapi`]: the records, and everything else about the bytes on the descriptor. C programs use
 //!   `recordfd.h` of that crate.
 //! * [`fd`]: passing descriptors over a socket, or to a child as its standard input.
