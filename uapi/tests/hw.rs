@@ -4,6 +4,8 @@
 mod check;
 #[path = "hw/pcie.rs"]
 mod pcie;
+#[path = "hw/smmuv3.rs"]
+mod smmuv3;
 #[path = "common/vectors.rs"]
 mod vectors;
 #[path = "hw/vtd.rs"]

@@ -8,6 +8,7 @@
 //! |---|---|---|---|
 //! | [`pcie`] | [`PageRequestMessage`](pcie::PageRequestMessage) | [`PrgResponse`](pcie::PrgResponse) | |
 //! | [`vtd`] | [`PageRequestDescriptor`](vtd::PageRequestDescriptor) | [`InvalidationDescriptor`](vtd::InvalidationDescriptor) | [`FaultRecord`](vtd::FaultRecord) |
+//! | [`smmuv3`] | [`PriQueueEntry`](smmuv3::PriQueueEntry), or a stalled [`EventRecord`](smmuv3::EventRecord) | [`Command`](smmuv3::Command) | [`EventRecord`](smmuv3::EventRecord) |
 //!
 //! # Decoding and encoding
 //!
@@ -28,6 +29,7 @@
 mod bits;
 mod error;
 pub mod pcie;
+pub mod smmuv3;
 pub mod vtd;
 
 pub use error::HwError;
