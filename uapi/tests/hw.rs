@@ -1,5 +1,7 @@
 //! The records of IOMMU hardware: every vector, every field, and whatever random bytes say.
 
+#[path = "hw/amd.rs"]
+mod amd;
 #[path = "hw/check.rs"]
 mod check;
 #[path = "hw/pcie.rs"]

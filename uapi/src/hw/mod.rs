@@ -9,6 +9,7 @@
 //! | [`pcie`] | [`PageRequestMessage`](pcie::PageRequestMessage) | [`PrgResponse`](pcie::PrgResponse) | |
 //! | [`vtd`] | [`PageRequestDescriptor`](vtd::PageRequestDescriptor) | [`InvalidationDescriptor`](vtd::InvalidationDescriptor) | [`FaultRecord`](vtd::FaultRecord) |
 //! | [`smmuv3`] | [`PriQueueEntry`](smmuv3::PriQueueEntry), or a stalled [`EventRecord`](smmuv3::EventRecord) | [`Command`](smmuv3::Command) | [`EventRecord`](smmuv3::EventRecord) |
+//! | [`amd`] | [`PprLogEntry`](amd::PprLogEntry) | [`Command`](amd::Command) | [`EventLogEntry`](amd::EventLogEntry) |
 //!
 //! # Decoding and encoding
 //!
@@ -26,6 +27,7 @@
 //! - "Not confirmed" in the documentation marks what no primary source was found for: it is kept as it
 //!   came, and is 0 in what is made anew.
 
+pub mod amd;
 mod bits;
 mod error;
 pub mod pcie;
