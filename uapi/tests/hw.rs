@@ -6,6 +6,8 @@ mod amd;
 mod check;
 #[path = "hw/pcie.rs"]
 mod pcie;
+#[path = "hw/riscv.rs"]
+mod riscv;
 #[path = "hw/smmuv3.rs"]
 mod smmuv3;
 #[path = "common/vectors.rs"]

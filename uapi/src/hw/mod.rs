@@ -10,6 +10,7 @@
 //! | [`vtd`] | [`PageRequestDescriptor`](vtd::PageRequestDescriptor) | [`InvalidationDescriptor`](vtd::InvalidationDescriptor) | [`FaultRecord`](vtd::FaultRecord) |
 //! | [`smmuv3`] | [`PriQueueEntry`](smmuv3::PriQueueEntry), or a stalled [`EventRecord`](smmuv3::EventRecord) | [`Command`](smmuv3::Command) | [`EventRecord`](smmuv3::EventRecord) |
 //! | [`amd`] | [`PprLogEntry`](amd::PprLogEntry) | [`Command`](amd::Command) | [`EventLogEntry`](amd::EventLogEntry) |
+//! | [`riscv`] | [`PageRequestRecord`](riscv::PageRequestRecord) | [`Command`](riscv::Command) | [`FaultRecord`](riscv::FaultRecord) |
 //!
 //! # Decoding and encoding
 //!
@@ -31,6 +32,7 @@ pub mod amd;
 mod bits;
 mod error;
 pub mod pcie;
+pub mod riscv;
 pub mod smmuv3;
 pub mod vtd;
 
