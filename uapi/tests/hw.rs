@@ -12,5 +12,7 @@ mod riscv;
 mod smmuv3;
 #[path = "common/vectors.rs"]
 mod vectors;
+#[path = "hw/virtio.rs"]
+mod virtio;
 #[path = "hw/vtd.rs"]
 mod vtd;

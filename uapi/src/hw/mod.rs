@@ -11,6 +11,7 @@
 //! | [`smmuv3`] | [`PriQueueEntry`](smmuv3::PriQueueEntry), or a stalled [`EventRecord`](smmuv3::EventRecord) | [`Command`](smmuv3::Command) | [`EventRecord`](smmuv3::EventRecord) |
 //! | [`amd`] | [`PprLogEntry`](amd::PprLogEntry) | [`Command`](amd::Command) | [`EventLogEntry`](amd::EventLogEntry) |
 //! | [`riscv`] | [`PageRequestRecord`](riscv::PageRequestRecord) | [`Command`](riscv::Command) | [`FaultRecord`](riscv::FaultRecord) |
+//! | [`virtio`] | | | [`Fault`](virtio::Fault) |
 //!
 //! # Decoding and encoding
 //!
@@ -34,6 +35,7 @@ mod error;
 pub mod pcie;
 pub mod riscv;
 pub mod smmuv3;
+pub mod virtio;
 pub mod vtd;
 
 pub use error::HwError;
