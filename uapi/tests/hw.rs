@@ -4,6 +4,8 @@
 mod amd;
 #[path = "hw/check.rs"]
 mod check;
+#[path = "hw/convert.rs"]
+mod convert;
 #[path = "hw/pcie.rs"]
 mod pcie;
 #[path = "hw/riscv.rs"]

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use super::Loss;
+
 /// Why a value cannot be written as a hardware record, or cannot be turned into another kind of one.
 ///
 /// Only encoding and converting fail. Decoding does not: any bytes are a value.
@@ -39,6 +41,11 @@ pub enum HwError {
     /// A record that is no page request, so no page fault either: an event of another kind, or one
     /// without a stalled transaction or an address.
     NoPageFault,
+    /// The guest would refuse the request: answer it INVALID at once.
+    GuestRefuses {
+        /// What the guest objects to.
+        what: Loss,
+    },
 }
 
 impl HwError {
@@ -58,6 +65,7 @@ impl fmt::Display for HwError {
             Self::Code { code } => write!(f, "response code {code:#x} is never sent"),
             Self::Known => f.write_str("words given as unknown are those of a known record"),
             Self::NoPageFault => f.write_str("record is no page fault"),
+            Self::GuestRefuses { what } => write!(f, "guest refuses {what:?}"),
         }
     }
 }

@@ -28,9 +28,36 @@
 //! - Encoding never truncates: what has no place in the record is an [`HwError`].
 //! - "Not confirmed" in the documentation marks what no primary source was found for: it is kept as it
 //!   came, and is 0 in what is made anew.
+//!
+//! # To and from page faults
+//!
+//! `from_fault` and `to_fault` turn a [`PgFault`](crate::PgFault) into a record and back,
+//! `from_response` and `to_response` do so with its answer, and a [`Loss`] names what was left behind.
+//! The mapping between a `dev_id` and a requester id is the caller's, and so is the one between a
+//! cookie and what the guest answers by: requester id, PASID and group index.
+//!
+//! ```
+//! use recordfd_uapi::hw::{pcie::PageRequest, riscv::PageRequestRecord, Loss};
+//! use recordfd_uapi::{PgFault, PgFaultFlags, PgFaultPerm};
+//!
+//! let fault = PgFault {
+//!     flags: PgFaultFlags::LAST_PAGE,
+//!     perm: PgFaultPerm::READ,
+//!     grpid: 3,
+//!     addr: 0x7f00_1234,
+//!     ..PgFault::default()
+//! };
+//! let (request, loss) = PageRequest::from_fault(&fault, 0x0100)?;
+//! assert_eq!((request.addr, loss), (0x7f00_1000, Loss::ADDR));
+//! let bytes = PageRequestRecord::Request(request).encode()?;
+//! assert_eq!(PageRequestRecord::decode(&bytes), PageRequestRecord::Request(request));
+//! # Ok::<(), recordfd_uapi::hw::HwError>(())
+//! ```
 
 pub mod amd;
+mod answer;
 mod bits;
+mod convert;
 mod error;
 pub mod pcie;
 pub mod riscv;
@@ -38,4 +65,5 @@ pub mod smmuv3;
 pub mod virtio;
 pub mod vtd;
 
+pub use convert::{GuestPolicy, Loss};
 pub use error::HwError;
