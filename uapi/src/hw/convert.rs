@@ -201,7 +201,8 @@ impl PprLogEntry {
     /// The entry for a fault; see [`PageRequest::from_fault`].
     ///
     /// A Linux guest refuses requests without a PASID and those of PASID 0, with a failure that disables
-    /// the function's page requests. There is nothing to strip about that: both policies refuse.
+    /// the function's page requests; so it does with a PASID that it never gave out, which the caller has
+    /// to look at. There is nothing to strip about that: both policies refuse.
     ///
     /// # Errors
     ///

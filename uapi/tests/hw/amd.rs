@@ -15,10 +15,9 @@ fn ppr_vectors() {
     let fixed = ["CODE", "GN", "RD"];
     check::vectors("amd.ppr", 2, &fixed, |bytes| {
         let entry = PprLogEntry::decode(bytes);
-        let PprLogEntry::Request(PageServiceRequest { request, reserved_set, other }) = entry else {
+        let PprLogEntry::Request(PageServiceRequest { request, reserved_set, .. }) = entry else {
             panic!("{entry:?}")
         };
-        assert_eq!(other, 0);
         let pasid = request.pasid.unwrap();
         let found = fields([
             ("DevID", request.rid.into()),

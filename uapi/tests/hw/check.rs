@@ -33,8 +33,8 @@ fn slice(bytes: &[u8], hi: usize, lo: usize) -> u64 {
     (lo..=hi).rev().fold(0, |value, at| value << 1 | u64::from(bytes[at / 8] >> (at % 8) & 1))
 }
 
-/// Holds a format's `count` vectors to their fields and bytes, and to what their fields would be with
-/// any other bits in all but the `fixed` ones.
+/// Holds a format's `count` vectors to their fields and bytes: whatever the bits outside of the fields
+/// are, and to what the fields would be with any other bits in all but the `fixed` ones.
 pub(crate) fn vectors<const N: usize>(
     format: &str,
     count: usize,
@@ -57,6 +57,13 @@ pub(crate) fn vectors<const N: usize>(
             continue;
         }
         assert_eq!(encoded, Ok(bytes), "{name}");
+        for at in 0..N * 8 {
+            if !vector.bits.iter().any(|(_, hi, lo)| (*lo..=*hi).contains(&at)) {
+                let mut other = bytes;
+                other[at / 8] ^= 1 << (at % 8);
+                assert_eq!(take(&other).0, vector.fields, "{name}: bit {at}");
+            }
+        }
         for _ in 0..500 {
             let mut other = bytes;
             for (_, hi, lo) in vector.bits.iter().filter(|(name, ..)| !fixed.contains(&name.as_str())) {

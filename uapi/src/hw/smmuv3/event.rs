@@ -213,7 +213,7 @@ impl EventRecord {
     /// [`HwError::Known`].
     #[inline]
     pub fn encode(&self) -> Result<[u8; 32], HwError> {
-        self.to_words().map(bytes4)
+        self.words().map(bytes4)
     }
 
     #[inline]
@@ -229,10 +229,10 @@ impl EventRecord {
     }
 
     #[inline]
-    fn to_words(self) -> Result<[u64; 4], HwError> {
+    fn words(&self) -> Result<[u64; 4], HwError> {
         let mut w0 = STREAM_ID.put(self.stream_id)?;
-        if let Event::Unknown(words) = self.event {
-            if !matches!(Event::get(words), Event::Unknown(_)) {
+        if let Event::Unknown(words) = &self.event {
+            if !matches!(Event::get(*words), Event::Unknown(_)) {
                 return Err(HwError::Known);
             }
             w0 |= words[0] & !STREAM_ID.mask() & !flag(true, SSV);
@@ -242,7 +242,7 @@ impl EventRecord {
         } else {
             w0 |= ID.put(self.event.id())?;
         }
-        w0 |= match (self.event, self.substream_id) {
+        w0 |= match (&self.event, self.substream_id) {
             (Event::FStreamDisabled, Some(_)) => {
                 return Err(HwError::Contradiction { field: "SubstreamID", with: "F_STREAM_DISABLED" })
             }
@@ -269,6 +269,6 @@ impl TryFrom<EventRecord> for Smmuv3Event {
     /// As [`EventRecord::encode`].
     #[inline]
     fn try_from(record: EventRecord) -> Result<Self, HwError> {
-        Ok(Self { evt: record.to_words()?.map(Le64::new) })
+        Ok(Self { evt: record.words()?.map(Le64::new) })
     }
 }
