@@ -321,6 +321,12 @@ fn unknown_event_can_be_given_another_stream() {
     bytes[0] = 0xe7;
     let record = EventRecord::decode(&bytes);
     assert_eq!((record.event.id(), record.stream_id), (0xe7, 0xa5a5_a5a5));
+    assert_eq!(record.substream_id, None);
+    bytes[1] |= 0x08;
+    let valid = EventRecord::decode(&bytes);
+    assert_eq!(valid.substream_id, Some(0xa_5a5a));
+    let again = EventRecord { substream_id: None, ..valid }.encode().unwrap();
+    assert_eq!(EventRecord::decode(&again).substream_id, None);
     let moved = EventRecord { stream_id: 7, substream_id: Some(0x12345), ..record }.encode().unwrap();
     let mut expected = bytes;
     expected[1..8].copy_from_slice(&[0x5d, 0x34, 0x12, 7, 0, 0, 0]);

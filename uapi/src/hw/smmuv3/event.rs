@@ -135,7 +135,7 @@ impl Event {
         }
     }
 
-    /// Words 1 to 3.
+    /// Words 1 to 3, of an unknown event as well.
     #[inline]
     fn put(&self) -> Result<[u64; 3], HwError> {
         Ok(match self {
@@ -156,7 +156,12 @@ impl Event {
             | Self::FStreamDisabled
             | Self::CBadSubstreamid
             | Self::CBadCd => [0; 3],
-            Self::Unknown([_, w1, w2, w3]) => [*w1, *w2, *w3],
+            Self::Unknown(words) => {
+                if !matches!(Self::get(*words), Self::Unknown(_)) {
+                    return Err(HwError::Known);
+                }
+                [words[1], words[2], words[3]]
+            }
         })
     }
 }
@@ -230,29 +235,23 @@ impl EventRecord {
 
     #[inline]
     fn words(&self) -> Result<[u64; 4], HwError> {
-        let mut w0 = STREAM_ID.put(self.stream_id)?;
-        if let Event::Unknown(words) = &self.event {
-            if !matches!(Event::get(*words), Event::Unknown(_)) {
-                return Err(HwError::Known);
-            }
-            w0 |= words[0] & !STREAM_ID.mask() & !flag(true, SSV);
-            if self.substream_id.is_some() {
-                w0 &= !SUBSTREAM_ID.mask();
-            }
-        } else {
-            w0 |= ID.put(self.event.id())?;
-        }
-        w0 |= match (&self.event, self.substream_id) {
-            (Event::FStreamDisabled, Some(_)) => {
+        let [w1, w2, w3] = self.event.put()?;
+        let substream = match self.substream_id {
+            Some(substream) => flag(true, SSV) | SUBSTREAM_ID.put(substream)?,
+            None => 0,
+        };
+        let w0 = match (&self.event, substream) {
+            (Event::FStreamDisabled, 1..) => {
                 return Err(HwError::Contradiction { field: "SubstreamID", with: "F_STREAM_DISABLED" })
             }
-            (Event::CBadSubstreamid, None) => return Err(HwError::Missing { field: "SubstreamID" }),
-            (Event::CBadSubstreamid, Some(substream)) => SUBSTREAM_ID.put(substream)?,
-            (_, Some(substream)) => flag(true, SSV) | SUBSTREAM_ID.put(substream)?,
-            (_, None) => 0,
+            (Event::CBadSubstreamid, 0) => return Err(HwError::Missing { field: "SubstreamID" }),
+            (Event::CBadSubstreamid, _) => u64::from(self.event.id()) | substream & !flag(true, SSV),
+            // All other bits stay as they came, and so does a SubstreamID without SSV.
+            (Event::Unknown([w0, ..]), 0) => w0 & !STREAM_ID.mask() & !flag(true, SSV),
+            (Event::Unknown([w0, ..]), _) => w0 & !STREAM_ID.mask() & !SUBSTREAM_ID.mask() | substream,
+            _ => u64::from(self.event.id()) | substream,
         };
-        let [w1, w2, w3] = self.event.put()?;
-        Ok([w0, w1, w2, w3])
+        Ok([w0 | STREAM_ID.put(self.stream_id)?, w1, w2, w3])
     }
 }
 
