@@ -52,10 +52,15 @@ pub trait MustAnswer: Payload {
 
     fn cookie(&self) -> u32;
 
-    fn is_last(&self) -> bool;
+    /// Whether this is its group's last record; of a format without groups each is.
+    fn is_last(&self) -> bool {
+        true
+    }
 
     /// Whether this record can follow `first` in one group; their cookies are the same.
-    fn is_of_group(&self, first: &Self) -> bool;
+    fn is_of_group(&self, _first: &Self) -> bool {
+        false
+    }
 
     /// How often this was sent before: 0, or it is an open group's record once more.
     fn repeats(&self) -> u32 {

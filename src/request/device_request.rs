@@ -52,14 +52,6 @@ impl MustAnswer for DeviceRequest {
         self.cookie
     }
 
-    fn is_last(&self) -> bool {
-        true
-    }
-
-    fn is_of_group(&self, _first: &Self) -> bool {
-        false
-    }
-
     fn repeats(&self) -> u32 {
         self.count
     }

@@ -60,14 +60,6 @@ impl MustAnswer for PciError {
         self.cookie
     }
 
-    fn is_last(&self) -> bool {
-        true
-    }
-
-    fn is_of_group(&self, _first: &Self) -> bool {
-        false
-    }
-
     fn cancelled(dev_id: u32, cookie: u32) -> Self {
         Self { dev_id, cookie, step: PciErrorStep::ERROR_DETECTED, ..Self::default() }
     }
