@@ -5,6 +5,7 @@ mod handle;
 #[cfg(all(test, loom))]
 mod models;
 mod table;
+mod tell;
 mod worker;
 
 pub use attach::{AttachError, SwitchError};
@@ -12,19 +13,17 @@ pub use handle::{FaultHandle, HandleCounters};
 pub use table::FaultSource;
 pub use worker::{Executor, FaultWork};
 
-use std::any::Any;
-use std::cell::Cell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use recordfd_uapi::PgFault;
 
-use self::handle::{Handle, Kind};
+use self::handle::Kind;
 use self::table::Table;
-use self::worker::Worker;
+use self::tell::Held;
+use self::worker::{MOST_PAGES, Worker};
 use super::collect::{Collector, Refused};
 use super::options::Options;
 use super::request::{FaultCompletion, FaultRequest, Kind as RequestKind, ReportError, ResponseCode, Tag};
@@ -32,10 +31,7 @@ use super::stop::{StopMarkers, wait_for_marker};
 use super::{Cause, FaultReporter};
 use crate::answer::{Group, PublishError};
 use crate::error::{DrainError, Error};
-use crate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, RwLock, lock, read, thread_local};
-
-/// Completions told at a time.
-const BATCH: usize = 16;
+use crate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, RwLock, lock, read};
 
 /// Takes the page faults of a device model to the handles that are attached to their sources, and tells the devices
 /// how each group ended.
@@ -172,12 +168,6 @@ pub enum Routed {
     StopMarker,
 }
 
-thread_local! {
-    #[cfg_attr(not(loom), expect(clippy::missing_const_for_thread_local, reason = "loom's has no const"))]
-    /// How many calls of `respond` this thread is in.
-    static RESPONDING: Cell<u32> = Cell::new(0);
-}
-
 /// What a reported last page led to, to be acted on under no lock.
 enum Outcome {
     Queued,
@@ -193,8 +183,9 @@ impl FaultRouter {
     ///
     /// `respond` is called once for each group that was handed over, by whichever thread completes it: the one that
     /// reports, answers, detaches, or calls [`process`](Self::process). No lock is held, so it may report further
-    /// faults; but [`detach`](Self::detach) and [`replace`](Self::replace) wait for it, and are refused within it. A
-    /// panic of it goes on in the call that told it, after everything else was told.
+    /// faults; but [`detach`](Self::detach) and [`replace`](Self::replace) wait for it, and are refused within it, also
+    /// those of other routers. A panic of it goes on in the call that told it, after everything else was told;
+    /// unless that call is made in a panic itself.
     ///
     /// # Errors
     ///
@@ -204,7 +195,7 @@ impl FaultRouter {
         respond: impl Fn(FaultCompletion) + Send + Sync + 'static,
     ) -> Result<Self, Error> {
         options.check()?;
-        let max_group = options.max_group_of(usize::MAX);
+        let max_group = options.max_group_of(MOST_PAGES);
         let intake = Intake {
             collector: Collector::new(options.half_made, max_group, options.half_made_age),
             markers: StopMarkers::new(),
@@ -228,10 +219,16 @@ impl FaultRouter {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] when the reporter has clones, which could take completions away.
+    /// [`Error::Unsupported`] when the reporter has clones, which could take completions away, and when groups that
+    /// were reported to it wait for their last page, which the router would not bring.
     pub fn queue(&self, reporter: FaultReporter) -> Result<FaultHandle, Error> {
         if !reporter.is_sole() {
             return Err(Error::Unsupported { reason: "the reporter has clones that could take completions" });
+        }
+        if reporter.has_half_made() {
+            return Err(Error::Unsupported {
+                reason: "the reporter has groups that wait for their last page",
+            });
         }
         Ok(FaultHandle::new(Arc::downgrade(&self.0), Kind::Queue(reporter)))
     }
@@ -240,7 +237,8 @@ impl FaultRouter {
     ///
     /// No lock is held. If it panics the group is answered INVALID. Of the options
     /// [`depth`](Options::depth), how many calls may be under way at a time, [`per_device`](Options::per_device),
-    /// [`max_group`](Options::max_group) and [`deadline`](Options::deadline) count.
+    /// [`max_group`](Options::max_group) and [`deadline`](Options::deadline) count. Room for as many groups as the
+    /// depth says is set aside, 40 bytes for each page.
     ///
     /// # Errors
     ///
@@ -382,7 +380,7 @@ impl FaultRouter {
         let handle = work.handle().clone();
         let Kind::Worker(worker) = &handle.kind else { return };
         // The work goes down with it, and is answered so; the device goes on.
-        if catch_unwind(AssertUnwindSafe(|| worker.executor.execute(work))).is_err() {
+        if tell::has_panicked(|| worker.executor.execute(work)) {
             lock(&self.0.intake).counters.panicked += 1;
         }
     }
@@ -403,30 +401,43 @@ impl FaultRouter {
     /// To be called when the [descriptor](FaultHandle::descriptor) of a queue is readable, and at
     /// [`next_deadline`](Self::next_deadline), which it returns.
     pub fn process(&self, now: Instant) -> Option<Instant> {
-        let mut next = self.expire(now);
-        for index in 0.. {
+        let mut held = Held::default();
+        let mut next = self.expire(now, &mut held);
+        let count = read(&self.0.table).handle_count();
+        // From the last one on, for one that goes meanwhile has the last one take its place.
+        for index in (0..count).rev() {
             // One by one, for `respond` is called under no lock.
-            let Some(handle) = read(&self.0.table).handle(index) else { break };
+            let Some(handle) = read(&self.0.table).handle(index) else { continue };
             next = [next, handle.process(now)].into_iter().flatten().min();
-            self.0.deliver(&handle);
+            self.0.deliver(&handle, &mut held);
         }
+        held.go_on();
         next
     }
 
     /// Takes in the answers of one queue and tells `respond` of them: what [`process`](Self::process) does for all of
-    /// them, for who has many and knows which descriptor is readable.
+    /// them, for who has many and knows which descriptor is readable. Also of one that is attached nowhere any
+    /// more, which [`process`](Self::process) leaves alone. Does nothing to another router's.
     pub fn collect(&self, handle: &FaultHandle) {
-        self.0.deliver(&handle.inner);
+        if self.owns(handle) {
+            let mut held = Held::default();
+            self.0.deliver(&handle.inner, &mut held);
+            held.go_on();
+        }
+    }
+
+    fn owns(&self, handle: &FaultHandle) -> bool {
+        handle.inner.router.as_ptr() == Arc::as_ptr(&self.0)
     }
 
     /// Completes half-made groups that have waited too long; returns when that is due next.
-    fn expire(&self, now: Instant) -> Option<Instant> {
+    fn expire(&self, now: Instant, held: &mut Held) -> Option<Instant> {
         loop {
             let mut intake = self.0.intake();
             intake.counters.unfinished += intake.collector.expire(now);
             let Some(unfinished) = intake.collector.take() else { return intake.collector.next_deadline() };
             drop(intake);
-            self.0.respond(unfinished);
+            held.call(|| self.0.respond(unfinished));
         }
     }
 
@@ -448,60 +459,5 @@ impl FaultRouter {
 impl Shared {
     fn intake(&self) -> IntakeGuard<'_> {
         IntakeGuard { intake: lock(&self.intake), used: &self.intake_used }
-    }
-
-    /// Tells how a group ended.
-    fn respond(&self, ended: FaultCompletion) {
-        /// Leaves `respond`, also by a panic.
-        struct Within;
-        impl Drop for Within {
-            fn drop(&mut self) {
-                RESPONDING.with(|depth| depth.set(depth.get() - 1));
-            }
-        }
-        match ended.cause {
-            Cause::NoHandle => lock(&self.intake).counters.no_handle += 1,
-            Cause::HungUp if ended.cookie == 0 => lock(&self.intake).counters.hung_up += 1,
-            _ => {}
-        }
-        RESPONDING.with(|depth| depth.set(depth.get() + 1));
-        let _within = Within;
-        (self.respond)(ended);
-    }
-
-    /// Tells of everything that has completed on a handle; a panic of `respond` comes behind all of it.
-    fn deliver(&self, handle: &Handle) {
-        let mut panicked: Option<Box<dyn Any + Send>> = None;
-        loop {
-            let mut batch = [const { None }; BATCH];
-            let count = handle.take(&mut batch);
-            for completion in batch.into_iter().flatten() {
-                let via = completion.tag.via;
-                let told = catch_unwind(AssertUnwindSafe(|| self.respond(completion.into())));
-                self.settle(via);
-                panicked = panicked.or(told.err());
-            }
-            // What completes from now on is told by whoever completes it.
-            if count < BATCH {
-                break;
-            }
-        }
-        if let Some(panic) = panicked.filter(|_| !std::thread::panicking()) {
-            resume_unwind(panic);
-        }
-    }
-
-    /// Takes note that a group of the attachment `via` was told of.
-    fn settle(&self, via: u32) {
-        let table = read(&self.table);
-        let Some(attachment) = table.by_id(via) else { return };
-        // Release pairs with the load of who waits: `respond` has returned.
-        if attachment.in_flight.fetch_sub(1, Ordering::Release) == 1 {
-            let waiting = lock(&self.waiting.0);
-            // A notification of nobody is a system call, too.
-            if *waiting > 0 {
-                self.waiting.1.notify_all();
-            }
-        }
     }
 }

@@ -4,7 +4,8 @@ use std::convert::Infallible;
 use std::sync::{Arc, PoisonError};
 
 use super::table::{Attachment, FaultSource};
-use super::{FaultHandle, FaultRouter, RESPONDING, Shared};
+use super::tell::{Held, is_responding};
+use super::{FaultHandle, FaultRouter, Shared};
 use crate::fault::request::MAX_PASID;
 use crate::sync::{Ordering, lock, write};
 
@@ -131,12 +132,10 @@ impl FaultRouter {
         replaces: bool,
         set: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), SwitchError<E>> {
-        if handle.inner.router.as_ptr() != Arc::as_ptr(&self.0) {
+        if !self.owns(handle) {
             return Err(AttachError::Foreign.into());
         }
-        if matches!(source, FaultSource::Pasid { pasid, .. } if pasid > MAX_PASID) {
-            return Err(AttachError::Pasid.into());
-        }
+        check(source)?;
         if replaces {
             refuse_within_respond()?;
         }
@@ -145,7 +144,9 @@ impl FaultRouter {
         set().map_err(SwitchError::Switch)?;
         let Some(attachment) = reservation.attachment.take() else { return Ok(()) };
         let old = write(&self.0.table).store(source, attachment);
-        old.into_iter().for_each(|old| self.0.retire(&old));
+        let mut held = Held::default();
+        old.into_iter().for_each(|old| self.0.retire(&old, &mut held));
+        held.go_on();
         Ok(())
     }
 
@@ -160,8 +161,16 @@ impl FaultRouter {
     /// [`AttachError`], and everything is as it was.
     pub fn detach(&self, source: FaultSource) -> Result<(), AttachError> {
         refuse_within_respond()?;
+        check(source)?;
+        let mut held = Held::default();
+        self.detach_held(source, &mut held)?;
+        held.go_on();
+        Ok(())
+    }
+
+    fn detach_held(&self, source: FaultSource, held: &mut Held) -> Result<(), AttachError> {
         let old = write(&self.0.table).remove(source)?;
-        self.0.retire(&old);
+        self.0.retire(&old, held);
         Ok(())
     }
 
@@ -174,10 +183,10 @@ impl FaultRouter {
     /// [`AttachError::WithinRespond`].
     pub fn detach_device(&self, dev_id: u32) -> Result<usize, AttachError> {
         refuse_within_respond()?;
-        let (mut count, mut outcome) = (0, Ok(()));
+        let (mut count, mut outcome, mut held) = (0, Ok(()), Held::default());
         let sources = write(&self.0.table).sources(dev_id);
         for source in sources {
-            match self.detach(source) {
+            match self.detach_held(source, &mut held) {
                 Ok(()) => count += 1,
                 // Someone else was faster.
                 Err(AttachError::NotAttached) => {}
@@ -187,12 +196,22 @@ impl FaultRouter {
         let mut intake = self.0.intake();
         intake.counters.discarded += intake.collector.discard(|of| of == dev_id);
         intake.markers.discard(dev_id);
+        drop(intake);
+        held.go_on();
         outcome.map(|()| count)
     }
 }
 
+/// Whether there can be such a source.
+fn check(source: FaultSource) -> Result<(), AttachError> {
+    match source {
+        FaultSource::Pasid { pasid, .. } if pasid > MAX_PASID => Err(AttachError::Pasid),
+        _ => Ok(()),
+    }
+}
+
 fn refuse_within_respond() -> Result<(), AttachError> {
-    if RESPONDING.with(|depth| depth.get()) > 0 { Err(AttachError::WithinRespond) } else { Ok(()) }
+    if is_responding() { Err(AttachError::WithinRespond) } else { Ok(()) }
 }
 
 fn attach_error(switched: Result<(), SwitchError<Infallible>>) -> Result<(), AttachError> {
@@ -218,16 +237,16 @@ impl Drop for Reservation<'_> {
 }
 
 impl Shared {
-    /// Completes and tells everything of an attachment that is off the table.
-    fn retire(&self, old: &Attachment) {
+    /// Completes and tells everything of an attachment that is off the table, and forgets it.
+    fn retire(&self, old: &Attachment, held: &mut Held) {
         let handle = &old.handle.inner;
         handle.cancel(old.id);
-        let freed = Freed { router: self, old };
-        self.deliver(handle);
-        drop(freed);
+        self.deliver(handle, held);
+        self.wait_settled(old);
+        write(&self.table).free(old);
     }
 
-    /// Waits until everything that was in flight on an attachment was told.
+    /// Waits until everything that was in flight on an attachment was told, for some may be with other threads.
     fn wait_settled(&self, attachment: &Attachment) {
         let mut waiting = lock(&self.waiting.0);
         *waiting += 1;
@@ -236,18 +255,5 @@ impl Shared {
             waiting = self.waiting.1.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
         *waiting -= 1;
-    }
-}
-
-/// Waits for an attachment's last completions and forgets it, also when `respond` has panicked.
-struct Freed<'a> {
-    router: &'a Shared,
-    old: &'a Attachment,
-}
-
-impl Drop for Freed<'_> {
-    fn drop(&mut self) {
-        self.router.wait_settled(self.old);
-        write(&self.router.table).free(self.old);
     }
 }

@@ -8,7 +8,7 @@ use recordfd_uapi::PgFault;
 
 use super::Shared;
 use super::worker::{FaultWork, Worker};
-use crate::answer::{Completion, Group, PublishError};
+use crate::answer::{Completion, Group, Ledger, PublishError};
 use crate::fault::FaultReporter;
 
 /// What takes faults, made by [`FaultRouter::queue`](super::FaultRouter::queue),
@@ -76,7 +76,9 @@ impl FaultHandle {
     /// The descriptor of a queue, readable when [`FaultRouter::process`](super::FaultRouter::process) has
     /// something to do for it; `None` for work, which completes by itself.
     ///
-    /// It stays readable when the responder is gone: see [`is_closed`](Self::is_closed).
+    /// It stays readable when the responder is gone: see [`is_closed`](Self::is_closed). Late answers make it readable,
+    /// too, also when the handle is attached nowhere any more: [`FaultRouter::collect`](super::FaultRouter::collect)
+    /// takes those in.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match &self.inner.kind {
             Kind::Queue(reporter) => Some(reporter.as_fd()),
@@ -102,7 +104,7 @@ impl FaultHandle {
 }
 
 impl HandleCounters {
-    fn of(ledger: &crate::answer::Ledger<PgFault>) -> Self {
+    fn of(ledger: &Ledger<PgFault>) -> Self {
         let ended = ledger.counters();
         Self {
             in_flight: ledger.in_flight(),
@@ -124,6 +126,14 @@ impl Handle {
         match &self.kind {
             Kind::Queue(reporter) => reporter.max_group(),
             Kind::Worker(worker) => worker.max_group(),
+        }
+    }
+
+    /// How many groups it can hold.
+    pub(super) fn depth(&self) -> u32 {
+        match &self.kind {
+            Kind::Queue(reporter) => reporter.depth(),
+            Kind::Worker(worker) => worker.with_ledger(Ledger::depth),
         }
     }
 

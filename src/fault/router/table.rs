@@ -76,6 +76,8 @@ pub(super) struct Table {
     by_source: HashMap<Key, Arc<Attachment>>,
     /// By id, less 1; attached, being attached, or detached and not told of everything.
     by_id: Vec<Option<Arc<Attachment>>>,
+    /// Ids that are free, less 1.
+    free: Vec<u32>,
     /// Each handle that is attached, and how often.
     handles: Vec<(Arc<Handle>, u32)>,
     /// Sources that are being switched.
@@ -84,7 +86,13 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new() -> Self {
-        Self { by_source: HashMap::new(), by_id: Vec::new(), handles: Vec::new(), switching: Vec::new() }
+        Self {
+            by_source: HashMap::new(),
+            by_id: Vec::new(),
+            free: Vec::new(),
+            handles: Vec::new(),
+            switching: Vec::new(),
+        }
     }
 
     /// What takes the faults of a PASID, or those without one.
@@ -116,13 +124,13 @@ impl Table {
         }
         self.switching.push(source);
         self.by_source.reserve(self.switching.len());
-        let index = self.by_id.iter().position(Option::is_none).unwrap_or_else(|| {
+        let index = self.free.pop().unwrap_or_else(|| {
             self.by_id.push(None);
-            self.by_id.len() - 1
+            self.by_id.len() as u32 - 1
         });
         let in_flight = AtomicU32::new(0);
-        let attachment = Arc::new(Attachment { id: index as u32 + 1, handle: handle.clone(), in_flight });
-        self.by_id[index] = Some(attachment.clone());
+        let attachment = Arc::new(Attachment { id: index + 1, handle: handle.clone(), in_flight });
+        self.by_id[index as usize] = Some(attachment.clone());
         match self.handles.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &handle.inner)) {
             Some((_, count)) => *count += 1,
             None => self.handles.push((handle.inner.clone(), 1)),
@@ -157,6 +165,7 @@ impl Table {
     /// Forgets an attachment that everything of was told.
     pub(super) fn free(&mut self, attachment: &Attachment) {
         self.by_id[attachment.id as usize - 1] = None;
+        self.free.push(attachment.id - 1);
         let inner = &attachment.handle.inner;
         if let Some(index) = self.handles.iter().position(|(known, _)| Arc::ptr_eq(known, inner)) {
             self.handles[index].1 -= 1;
@@ -169,6 +178,10 @@ impl Table {
     /// The attachment that a group was handed to; `None` for a group that went through no router.
     pub(super) fn by_id(&self, id: u32) -> Option<&Arc<Attachment>> {
         self.by_id.get((id as usize).checked_sub(1)?)?.as_ref()
+    }
+
+    pub(super) fn handle_count(&self) -> usize {
+        self.handles.len()
     }
 
     /// The handle at `index` of those that are attached.

@@ -4,13 +4,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use recordfd_uapi::PgFault;
+use recordfd_uapi::{PgFault, Record, WRITE_MAX};
 
 use super::handle::{Handle, Kind};
+use super::tell::Held;
 use crate::answer::{Completion, Group, Ledger, MustAnswer, PublishError, Withdrawn};
 use crate::error::RespondError;
 use crate::fault::{Options, ResponseCode};
 use crate::sync::{Mutex, lock};
+
+/// The most pages of a group: as many as a queue can have.
+pub(super) const MOST_PAGES: usize = WRITE_MAX / PgFault::SIZE;
 
 /// What runs the work of a handle, on whatever thread it wants.
 ///
@@ -54,7 +58,7 @@ impl Worker {
     /// For options that were checked.
     pub(super) fn new(options: &Options, executor: Box<dyn Executor>) -> Self {
         let depth = options.depth;
-        let max_group = options.max_group_of(usize::MAX);
+        let max_group = options.max_group_of(MOST_PAGES);
         let free = (0..depth).map(|_| Vec::with_capacity(max_group as usize)).collect();
         let ledger = Ledger::new(depth, options.per_device_of(depth), options.deadline);
         Self { executor, state: Mutex::new(State { ledger, free }), max_group }
@@ -162,7 +166,9 @@ impl FaultWork {
             settle(&mut state.ledger, cookie)
         };
         if let Some(router) = self.handle.router.upgrade() {
-            router.deliver(&self.handle);
+            let mut held = Held::default();
+            router.deliver(&self.handle, &mut held);
+            held.go_on();
         }
         in_time
     }
