@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread::panicking;
 
 use super::Shared;
-use super::handle::Handle;
+use super::handle::{Handle, Kind};
 use crate::fault::{Cause, FaultCompletion};
 use crate::sync::{Ordering, lock, read, thread_local};
 
@@ -98,8 +98,9 @@ impl Shared {
             let mut batch = [const { None }; BATCH];
             let most = left.min(BATCH);
             let count = handle.take(&mut batch[..most]);
-            // Fewer than asked for: what completes from now on is told by whoever completes it.
-            left = if count < most { 0 } else { left - count };
+            // Work that completes from now on is told by whoever completes it; a queue may bring more.
+            let is_all = count < most && matches!(handle.kind, Kind::Worker(_));
+            left = if count == 0 || is_all { 0 } else { left - count };
             for completion in batch.into_iter().flatten() {
                 let via = completion.tag.via;
                 held.call(|| self.respond(completion.into()));
