@@ -2,12 +2,20 @@
 
 mod common;
 
+use std::io::{Read, Write, stdin};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Output, Stdio};
 
-use common::in_own_process;
+use common::{in_child, in_own_process};
 use nix::errno::Errno;
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::wait::{WaitPidFlag, waitpid};
+use recordfd::UnattachedEnd;
+use recordfd::uapi::{
+    DeviceAckCode, DeviceRequest, DeviceRequestKind, Event, Payload, PciChannelState, PciError, PciErrorStep,
+    PciErsResult, Record, Sequence,
+};
 
 /// What a server does, as the VMM tells of it: a step behind which it can be killed, and the line about it.
 const COURSE: [(&str, &str); 13] = [
@@ -119,6 +127,131 @@ fn server_killed_anywhere_harms_nobody_and_leaves_nobody_behind() {
     });
 }
 
+/// An end of a channel in the hands of a server that does not use this library.
+struct Raw {
+    stream: UnixStream,
+    sent: u32,
+}
+
+impl Raw {
+    fn take() -> Self {
+        let stream = UnixStream::from(OwnedFd::from(UnattachedEnd::recv_from(stdin()).unwrap()));
+        stream.set_nonblocking(false).unwrap();
+        Self { stream, sent: 0 }
+    }
+
+    fn send<R: Payload>(&mut self, record: R)
+    where
+        Event<R>: Record,
+    {
+        let mut bytes = vec![0; Event::<R>::SIZE];
+        Event::new(Sequence::wrapping(self.sent), record).encode(&mut bytes);
+        self.stream.write_all(&bytes).unwrap();
+        self.sent += 1;
+    }
+
+    /// The next answer, which must be that to the record that was sent last.
+    fn answer(&mut self) -> u32 {
+        let mut bytes = [0; 8];
+        self.stream.read_exact(&mut bytes).unwrap();
+        let [cookie, code] =
+            [&bytes[..4], &bytes[4..]].map(|word| u32::from_ne_bytes(word.try_into().unwrap()));
+        assert_eq!(cookie, self.sent);
+        code
+    }
+
+    fn step(&mut self, dev_id: u32, step: PciErrorStep) -> PciErsResult {
+        let (cookie, state) = (self.sent + 1, PciChannelState::IO_FROZEN);
+        self.send(PciError { dev_id, cookie, step, state, ..PciError::default() });
+        PciErsResult::new(self.answer())
+    }
+
+    fn request(&mut self, dev_id: u32, kind: DeviceRequestKind) {
+        self.send(DeviceRequest { dev_id, cookie: self.sent + 1, kind, count: 0 });
+    }
+}
+
+/// A server that tries what it may not do, and breaks a format in the end.
+fn be_hostile() {
+    println!(); // behind the name of the test
+    let [mut faults, mut errors, mut requests] = [(); 3].map(|()| Raw::take());
+    let [detected, reset, resume] =
+        [PciErrorStep::ERROR_DETECTED, PciErrorStep::SLOT_RESET, PciErrorStep::RESUME];
+    assert_eq!(errors.step(1, resume), PciErsResult::DISCONNECT);
+    assert_eq!(errors.step(2, detected), PciErsResult::DISCONNECT);
+    assert_eq!(errors.step(1, detected), PciErsResult::NEED_RESET);
+    assert_eq!(errors.step(1, resume), PciErsResult::DISCONNECT);
+    assert_eq!(errors.step(1, detected), PciErsResult::NEED_RESET);
+    assert_eq!(errors.step(1, reset), PciErsResult::RECOVERED);
+    let (release, reset_done) = (DeviceRequestKind::RELEASE, DeviceRequestKind::RESET_DONE);
+    requests.request(1, release); // not answered before it is repeated
+    for (dev_id, kind, code) in [
+        (2, release, DeviceAckCode::REFUSED),
+        (1, release, DeviceAckCode::REFUSED),
+        (1, DeviceRequestKind::new(7), DeviceAckCode::REFUSED),
+        (1, reset_done, DeviceAckCode::DONE),
+    ] {
+        requests.request(dev_id, kind);
+        assert_eq!(DeviceAckCode::new(requests.answer()), code, "{dev_id} {kind:?}");
+    }
+    faults.stream.write_all(&[0xff; 48]).unwrap();
+    // To be killed now; the VMM's end of it, should it be gone itself, is the other way out.
+    let _ = errors.stream.read(&mut [0]);
+    let _ = UnattachedEnd::recv_from(stdin());
+}
+
+#[test]
+fn server_is_not_trusted() {
+    if in_child() {
+        return be_hostile();
+    }
+    let this = std::env::current_exe().unwrap();
+    let arguments = ["--exact", "server_is_not_trusted", "--nocapture", "--test-threads=1"];
+    let output = Command::new(common::example("device_server"))
+        .arg("with")
+        .arg(this)
+        .args(arguments)
+        .env("RECORDFD_TEST_CHILD", "1")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let printed = text(&output.stdout);
+    let lines = printed.lines().filter(|line| line.starts_with("device 1: ") || line.starts_with("vmm: "));
+    let lines: Vec<_> = lines.map(|line| line.trim_start_matches("device 1: ")).collect();
+    let expected = [
+        "vmm: starts the server of device 1",
+        "PCI error, RESUME, IO_FROZEN: refused: the step RESUME does not follow what was answered last",
+        "PCI error, ERROR_DETECTED, IO_FROZEN: refused: \
+         the record says what cannot be: it is another server's device",
+        "PCI error, ERROR_DETECTED, IO_FROZEN: NeedReset",
+        "PCI error, RESUME, IO_FROZEN: refused: the step RESUME does not follow what was answered last",
+        "PCI error, ERROR_DETECTED, IO_FROZEN: NeedReset",
+        "PCI error, SLOT_RESET, IO_FROZEN: Recovered",
+        "RELEASE: the guest is told and takes its time",
+        "RELEASE: refused: it is another server's device",
+        "RELEASE: refused: one is enough",
+        "DeviceRequestKind(0x7): refused: there is no such request",
+        "RESET_DONE: Done",
+        "page faults: the peer broke the format",
+        "PCI errors: the other side is gone",
+        "device requests: the other side is gone",
+        "the recovery from the PCI error is abandoned",
+        "the release, not answered yet, is dropped",
+        "vmm: the server of device 1 ended with signal: 9 (SIGKILL)",
+        "vmm: page-fault groups 0, pages 0, PCI error steps 3, device requests 1",
+    ];
+    assert_eq!(lines, expected, "{}", text(&output.stderr));
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn server_that_hangs_up_and_stays_is_killed() {
+    let output = run(&["with", "sh", "-c", "exec 0<&-; exec sleep 1000"]);
+    let printed = text(&output.stdout);
+    assert!(printed.contains("vmm: the server of device 1 ended with signal: 9 (SIGKILL)\n"), "{printed}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
 #[test]
 fn usage_is_told() {
     let help = text(&run(&["--help"]).stdout);
@@ -135,9 +268,14 @@ fn usage_is_told() {
 }
 
 #[test]
-fn server_without_a_vmm_says_so() {
-    let output = run(&["server", "--device", "1", "--repeat-every", "100"]);
-    let complained = text(&output.stderr);
-    assert!(complained.starts_with("device_server: server: "), "{complained}");
-    assert_eq!((complained.lines().count(), output.status.code()), (1, Some(1)));
+fn what_is_missing_is_told_in_one_line() {
+    for (arguments, complaint) in [
+        (&["server", "--device", "1", "--repeat-every", "100"][..], "device_server: server: "),
+        (&["with", "/nonexistent"], "device_server: the server cannot be started: "),
+    ] {
+        let output = run(arguments);
+        let complained = text(&output.stderr);
+        assert!(complained.starts_with(complaint), "{complained}");
+        assert_eq!((complained.lines().count(), output.status.code()), (1, Some(1)));
+    }
 }

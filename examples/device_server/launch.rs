@@ -11,7 +11,7 @@ use recordfd::request::{self, Responder};
 use recordfd::uapi::{DeviceRequest, Format, PciError};
 use recordfd::{Error, UnattachedEnd};
 
-use crate::{Arguments, Result, Step, Transport, readable, wait};
+use crate::{Arguments, Result, Role, Step, Transport, readable, wait};
 
 /// How long a server that has hung up may take to come to its end.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -50,12 +50,7 @@ impl Server {
         };
         let (control, its_control) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["server", "--device", &device.to_string()]);
-        command.args(["--repeat-every", &arguments.repeat_every.to_string()]);
-        if let Some(step) = crash_at.and_then(|step| step.to_possible_value()) {
-            command.args(["--crash-at", step.get_name()]);
-        }
+        let mut command = command(device, crash_at, arguments)?;
         let child = command
             .stdin(Stdio::from(its_control))
             .spawn()
@@ -93,6 +88,22 @@ impl Server {
         self.kill()?;
         Ok(self.process.0.wait()?)
     }
+}
+
+/// What starts the server: this binary again, or the program that was asked for.
+fn command(device: u32, crash_at: Option<Step>, arguments: &Arguments) -> Result<Command> {
+    if let Some(Role::With { command: words }) = &arguments.role {
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        return Ok(command);
+    }
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["server", "--device", &device.to_string()]);
+    command.args(["--repeat-every", &arguments.repeat_every.to_string()]);
+    if let Some(step) = crash_at.and_then(|step| step.to_possible_value()) {
+        command.args(["--crash-at", step.get_name()]);
+    }
+    Ok(command)
 }
 
 struct Process(Child);

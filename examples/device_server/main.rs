@@ -1,9 +1,10 @@
 //! A device server that the VMM does not trust: page faults, PCI errors and an unplug, over three channels.
 //!
 //! The VMM makes the three channels, keeps the answering ends and gives the reporting ends to the server, a
-//! process of its own (this binary again), over a socket that the server has as descriptor 0. One loop of the VMM
-//! serves all three; what the server says is checked before the guest hears of it, and a server that dies at any
-//! moment (`--crash-at`) harms nobody but its own device: the next server is served as if nothing had been.
+//! process of its own (this binary again, or any program), over a socket that the server has as descriptor 0. One
+//! loop of the VMM serves all three; what the server says is checked before the guest hears of it, and a server
+//! that dies at any moment (`--crash-at`) harms nobody but its own device: the next server is served as if nothing
+//! had been.
 //!
 //! Device servers: [`server`] is the side to begin with. VMMs: [`vmm`], and [`guest`] for what is to be checked.
 
@@ -30,6 +31,7 @@ Examples:
   device_server --transport shared                 the same in shared memory
   device_server --crash-at release                 the server dies while it waits for the guest to let go
   device_server --crash-at slot-reset --transport shared
+  device_server --transport shared with ./my_server --verbose
 
 After a server that was to crash another one is served, to show that the VMM is unharmed.
 
@@ -50,6 +52,13 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Role {
+    /// Serve another program; it gets a socket as descriptor 0, and over it an end each for page faults, PCI errors
+    /// and requests of device 1.
+    With {
+        /// The program and its arguments.
+        #[arg(required = true, trailing_var_arg = true)]
+        command: Vec<String>,
+    },
     /// Be the server: receive three ends from a socket that is descriptor 0.
     #[command(hide = true)]
     Server {
@@ -102,7 +111,11 @@ fn main() -> ExitCode {
             let repeat_every = Duration::from_millis(repeat_every.into());
             ("device_server: server", server::run(device, repeat_every, crash_at).map(|()| true))
         }
-        None => ("device_server", vmm::run(&arguments)),
+        Some(Role::With { .. }) if arguments.crash_at.is_some() => {
+            eprintln!("device_server: only its own server can be killed at a step");
+            return ExitCode::from(2);
+        }
+        _ => ("device_server", vmm::run(&arguments)),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
