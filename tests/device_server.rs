@@ -39,12 +39,18 @@ const COURSE: [(&str, &str); 13] = [
 ];
 const TRANSPORTS: [&str; 2] = ["socket", "shared"];
 /// Long enough for nobody to be asked twice where the machine is slow.
-const REPEAT: [&str; 2] = ["--repeat-every", "500"];
+const REPEAT: [&str; 2] = ["--repeat-every", "300"];
+
+/// The example, killed if it does not come to its end; its servers see that then.
+fn device_server() -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--signal=KILL", "20"]).arg(common::example("device_server")).stdin(Stdio::null());
+    command
+}
 
 fn run(arguments: &[&str]) -> Output {
-    let mut command = Command::new(common::example("device_server"));
-    // Its end is awaited, and that of everybody who has its output.
-    command.args(arguments).stdin(Stdio::null()).output().unwrap()
+    // The end of it is awaited, and that of everybody who has its output.
+    device_server().args(arguments).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -207,12 +213,11 @@ fn server_is_not_trusted() {
     }
     let this = std::env::current_exe().unwrap();
     let arguments = ["--exact", "server_is_not_trusted", "--nocapture", "--test-threads=1"];
-    let output = Command::new(common::example("device_server"))
+    let output = device_server()
         .arg("with")
         .arg(this)
         .args(arguments)
         .env("RECORDFD_TEST_CHILD", "1")
-        .stdin(Stdio::null())
         .output()
         .unwrap();
     let printed = text(&output.stdout);
