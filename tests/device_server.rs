@@ -184,10 +184,11 @@ fn be_hostile() {
     let [detected, reset, resume] =
         [PciErrorStep::ERROR_DETECTED, PciErrorStep::SLOT_RESET, PciErrorStep::RESUME];
     assert_eq!(errors.step(1, resume), PciErsResult::DISCONNECT);
-    assert_eq!(errors.step(2, detected), PciErsResult::DISCONNECT);
     assert_eq!(errors.step(1, detected), PciErsResult::NEED_RESET);
     assert_eq!(errors.step(1, resume), PciErsResult::DISCONNECT);
+    assert_eq!(errors.step(1, reset), PciErsResult::DISCONNECT, "the recovery has ended");
     assert_eq!(errors.step(1, detected), PciErsResult::NEED_RESET);
+    assert_eq!(errors.step(2, reset), PciErsResult::DISCONNECT);
     assert_eq!(errors.step(1, reset), PciErsResult::RECOVERED);
     let (release, reset_done) = (DeviceRequestKind::RELEASE, DeviceRequestKind::RESET_DONE);
     requests.request(1, release); // not answered before it is repeated
@@ -226,11 +227,12 @@ fn server_is_not_trusted() {
     let expected = [
         "vmm: starts the server of device 1",
         "PCI error, RESUME, IO_FROZEN: refused: the step RESUME does not follow what was answered last",
-        "PCI error, ERROR_DETECTED, IO_FROZEN: refused: \
-         the record says what cannot be: it is another server's device",
         "PCI error, ERROR_DETECTED, IO_FROZEN: NeedReset",
         "PCI error, RESUME, IO_FROZEN: refused: the step RESUME does not follow what was answered last",
+        "PCI error, SLOT_RESET, IO_FROZEN: refused: the step SLOT_RESET does not follow what was answered last",
         "PCI error, ERROR_DETECTED, IO_FROZEN: NeedReset",
+        "PCI error, SLOT_RESET, IO_FROZEN: refused: \
+         the record says what cannot be: it is another server's device",
         "PCI error, SLOT_RESET, IO_FROZEN: Recovered",
         "RELEASE: the guest is told and takes its time",
         "RELEASE: refused: it is another server's device",

@@ -47,17 +47,13 @@ impl Guest {
         if error.dev_id != self.device {
             return Err(Refusal::Contradiction { reason: "it is another server's device" });
         }
-        self.recovery.tell(error)?;
+        // A step that is refused is answered DISCONNECT, and its device's recovery ends with that.
+        self.recovery.tell(error).inspect_err(|_| self.recovery.abandon())?;
         let result = match error.step {
             PciErrorStep::ERROR_DETECTED => ErsResult::NeedReset,
             _ => ErsResult::Recovered,
         };
         Ok((result, self.recovery.answer(result)?))
-    }
-
-    /// The server has been told DISCONNECT.
-    pub(crate) fn disconnect(&mut self) {
-        self.recovery.abandon();
     }
 
     /// Takes a request of the device.

@@ -165,7 +165,6 @@ fn serve_errors(
             }
             Err(refusal) => {
                 println!("device {device}: {}: refused: {refusal}", describe(&error));
-                guest.disconnect();
                 // It is answered DISCONNECT.
                 drop(pending);
             }
