@@ -1,88 +1,17 @@
 //! What the tests of request channels share, for both records.
 
-use std::fmt::Debug;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use recordfd::TryRecvError;
-use recordfd::request::{
-    self, Ack, Cause, Completion, ErsResult, Options, Pending, Reporter, Request, Responder,
-};
-use recordfd::uapi::{
-    DeviceAck, DeviceAckCode, DeviceRequest, DeviceRequestKind, Event, EventFlags, EventHeader,
-    PciChannelState, PciError, PciErrorFlags, PciErrorResult, PciErrorStep, PciErsResult, Record,
-};
+use recordfd::request::{self, Cause, Completion, Options, Pending, Reporter, Request, Responder};
+use recordfd::uapi::{Event, EventFlags, EventHeader, Record};
 
 use super::fault::available;
 
-/// A kind of request, with one to try and what it is answered with.
-pub trait Sample: Request + PartialEq + Debug {
-    /// An answer that says yes, and one that says no.
-    const YES: Self::Verdict;
-    const NO: Self::Verdict;
-    /// The code of yes on the wire.
-    const CODE: u32;
-
-    /// A request that any device may make when it has no other.
-    fn of(dev_id: u32) -> Self;
-    fn under(self, cookie: u32) -> Self;
-    fn code(cookie: u32, code: u32) -> Self::Answer;
-    /// What the notice of a cancelled one carries.
-    fn notice(dev_id: u32, cookie: u32) -> Self;
-}
-
-impl Sample for PciError {
-    const YES: ErsResult = ErsResult::CanRecover;
-    const NO: ErsResult = ErsResult::Disconnect;
-    const CODE: u32 = 2;
-
-    fn of(dev_id: u32) -> Self {
-        Self {
-            dev_id,
-            step: PciErrorStep::ERROR_DETECTED,
-            state: PciChannelState::IO_FROZEN,
-            flags: PciErrorFlags::FATAL | PciErrorFlags::AER_VALID,
-            status: 1 << 18,
-            mask: 0x40_0000,
-            header_log: [0x4a00_0001, 0x0100_0004, u32::MAX, dev_id],
-            cookie: 0,
-        }
-    }
-
-    fn under(self, cookie: u32) -> Self {
-        Self { cookie, ..self }
-    }
-
-    fn code(cookie: u32, code: u32) -> PciErrorResult {
-        PciErrorResult { cookie, result: PciErsResult::new(code) }
-    }
-
-    fn notice(dev_id: u32, cookie: u32) -> Self {
-        Self { dev_id, cookie, step: PciErrorStep::ERROR_DETECTED, ..Self::default() }
-    }
-}
-
-impl Sample for DeviceRequest {
-    const YES: Ack = Ack::Done;
-    const NO: Ack = Ack::Refused;
-    const CODE: u32 = 0;
-
-    fn of(dev_id: u32) -> Self {
-        Self { dev_id, kind: DeviceRequestKind::RELEASE, ..Self::default() }
-    }
-
-    fn under(self, cookie: u32) -> Self {
-        Self { cookie, ..self }
-    }
-
-    fn code(cookie: u32, code: u32) -> DeviceAck {
-        DeviceAck { cookie, code: DeviceAckCode::new(code) }
-    }
-
-    fn notice(dev_id: u32, cookie: u32) -> Self {
-        Self { cookie, ..Self::of(dev_id) }
-    }
-}
+#[path = "../request_model/sample.rs"]
+mod sample;
+pub(crate) use sample::Sample;
 
 /// Makes a channel, both ends in this process.
 pub type MakeRequest<R> = fn(&Options) -> (Reporter<R>, Responder<R>);
