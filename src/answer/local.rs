@@ -24,6 +24,8 @@ use crate::transport::{Owner, spin};
 #[cfg(all(test, loom))]
 mod models;
 mod reader;
+#[cfg(all(test, loom))]
+mod repeat_models;
 
 pub(crate) use reader::LocalReader;
 
