@@ -205,6 +205,92 @@ def fault(log):
     responder("gone", report(0, 1), answer(2), some, hang_up, collect, report(1, 1))
 
 
+def request():
+    """Decisions of the target as in `fault`: the kind and who is hostile, how the channel is made, then steps."""
+    errors, requests = 0, 1
+
+    def step(*decisions):
+        return bytes(decisions)
+
+    # The peer reports: records are put together, written and received.
+    def record(cookie, kind=17, number=b""):
+        return bytes([0, cookie, kind]) + number
+
+    def again(cookie, count):
+        return record(cookie, 6, bytes([count]))
+
+    written, receive, keep = bytes([6, 0x0F, 0xFF]), bytes([8, 0]), bytes([8, 1])
+    respond, drop, look, answers, hang_up = step(11), step(13), step(14), step(15, 1), step(15, 0)
+
+    def reporter(name, *steps, depth=4, resumed=None):
+        first = [1] if resumed is None else [0, resumed]
+        for kind, record_name in [(errors, "pci"), (requests, "device")]:
+            made = bytes([kind, depth - 1, *first])
+            write("request", f"reporter.{record_name}.{name}", made + b"".join(steps))
+
+    reporter("answered", record(3), written, receive, respond, answers)
+    reporter("dropped", record(3), record(4), written, receive * 2, drop * 2, answers)
+    reporter("by_cookie", record(3), written, keep, step(12, 0, 0), step(12, 0, 2), answers)
+    reporter("no_cookie", record(12), written, receive)
+    reporter("cookie_again", record(3) * 2, written, receive * 2)
+    reporter("too_many", record(1), record(2), record(3), written, receive * 3, look, depth=2)
+    reporter("cancelled", record(3), record(3, 0) * 2, written, receive * 2, look * 2, respond)
+    reporter("cancelled_unknown", record(5, 0), record(3), written, receive * 2, look)
+    reporter("gap", record(3), record(4, 5, words(9)), written, receive * 2)
+    reporter("flags", record(3, 4, words(0xFF)), written, receive)
+    reporter("repeated", record(3), again(3, 1), again(3, 2), written, receive * 2, look * 2, respond, answers)
+    reporter("repeated_back", record(3), again(3, 5), again(3, 2), written, receive * 2, look * 2)
+    reporter("repeat_unknown", again(3, 1), record(3), written, receive * 2, look)
+    reporter("repeat_crossed", record(3), written, receive, respond, again(3, 1), record(3), written, receive * 2)
+    reporter("repeat_cancelled", record(3), record(3, 0), again(3, 4), written, receive * 2, look)
+    reporter("repeats", record(3), *[again(3, count % 6) for count in range(1, 40)], written * 4, receive * 40)
+    reporter("torn", record(3), bytes([6, 0, 17]), receive, hang_up, receive)
+    reporter("resumed", again(1, 1), record(2, 0), record(7), written, receive * 3, look * 2, resumed=3)
+
+    # The peer answers: requests are reported, answers put together, written and collected.
+    def report(device, number=4):
+        return bytes([0, device, number, 3])
+
+    def release(device):
+        return bytes([0, device, 5])
+
+    def answer(code, lately=b""):
+        return bytes([4, 1]) + lately + bytes([code])
+
+    some, collect, detach = step(8, 255), step(9, 12), step(12, 0)
+    read, drain, full = step(15, 1), step(15, 4, 0), bytes([0]) + words(7)
+
+    def hour(number):
+        return step(13, number)
+
+    def responder(kind, name, *steps, depth=4):
+        made = bytes([kind, depth - 1, 3, 1])
+        record_name = "pci" if kind == errors + 2 else "device"
+        write("request", f"responder.{record_name}.{name}", made + b"".join(steps))
+
+    for kind, ask in [(errors + 2, report), (requests + 2, release)]:
+        yes = 2 if kind == errors + 2 else 6
+        responder(kind, "answered", ask(0), read, answer(yes), some, collect, ask(0))
+        responder(kind, "bad_code", ask(0), bytes([4, 1, 0]) + full, some, collect)
+        responder(kind, "made_up", ask(0), bytes([4, 0]) + words(99) + b"\2", some, collect, hang_up)
+        responder(kind, "twice", ask(0), answer(yes) * 2, some, collect * 2)
+        responder(kind, "late", ask(0), detach, answer(yes), some, collect, ask(0), read)
+        responder(kind, "expired", ask(0), ask(1), hour(4), collect, answer(yes, b"\1"), some, collect)
+        responder(kind, "torn", ask(0), answer(yes), step(8, 5), hang_up, collect)
+        responder(kind, "gone", ask(0), answer(yes), some, hang_up, collect, ask(1))
+        responder(kind, "full", ask(0), ask(1), ask(2), ask(3), detach, collect, ask(0), read, depth=2)
+        responder(kind, "drained", ask(0), drain, answer(yes), some, drain, collect)
+
+    # CAN_RECOVER, RECOVERED, RECOVERED.
+    course = [report(0, 4), answer(2), some, collect, report(0, 1), answer(5, b"\0"), some, collect]
+    responder(errors + 2, "recovered", *course, report(0, 3), answer(5, b"\0"), some, collect, read)
+    responder(errors + 2, "out_of_order", report(0, 4), report(0, 3), answer(3), some, collect, report(0, 1))
+    responder(requests + 2, "repeated", release(0), hour(1), hour(2), read, answer(6), some, hour(3), collect)
+    repeats = b"".join(hour(1 + number % 3) for number in range(30))
+    responder(requests + 2, "repeats_full", release(0), release(1), repeats, read, hour(3), read)
+    responder(requests + 2, "repeat_detached", release(0), hour(1), detach, hour(2), read, hour(3), collect)
+
+
 def shared():
     """Decisions of the target as in `fault`: the end under test, how the channel is made, then steps."""
     sender, receiver, reporter, responder = range(4)
@@ -329,6 +415,7 @@ def main():
     offers()
     netlink(log)
     fault(log)
+    request()
     shared()
 
 

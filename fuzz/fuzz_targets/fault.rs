@@ -15,14 +15,14 @@ mod machine;
 #[path = "../../tests/fault_model/model.rs"]
 #[allow(dead_code, reason = "likewise")]
 mod model;
-
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::net::UnixStream;
+#[path = "../../tests/fault_model/peer.rs"]
+mod peer;
 
 use choices::Choices;
 use libfuzzer_sys::arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
 use machine::{Machine, Plan};
+use peer::Peer;
 use recordfd::fault::{FaultReporter, FaultResponder, Options, channel, socket, socket_responder};
 use recordfd::uapi::Format;
 
@@ -43,58 +43,6 @@ impl Bytes<'_> {
     /// A number of which all bits are the fuzzer's.
     fn number(&mut self) -> u32 {
         self.below(u32::MAX)
-    }
-}
-
-/// The raw end of a socket.
-struct Peer {
-    /// None when it has hung up.
-    stream: Option<UnixStream>,
-    /// What it is going to write.
-    pending: Vec<u8>,
-    /// What it has written, and what it has read.
-    written: Vec<u8>,
-    read: Vec<u8>,
-}
-
-impl Peer {
-    fn new(stream: UnixStream) -> Self {
-        stream.set_nonblocking(true).unwrap();
-        Self { stream: Some(stream), pending: Vec::new(), written: Vec::new(), read: Vec::new() }
-    }
-
-    /// Writes at most `most` bytes of what is pending.
-    fn write(&mut self, most: usize) {
-        let Some(stream) = &mut self.stream else { return };
-        let count = most.min(self.pending.len());
-        match stream.write(&self.pending[..count]) {
-            Ok(count) => self.written.extend(self.pending.drain(..count)),
-            Err(error) => assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::BrokenPipe)),
-        }
-    }
-
-    /// Reads what there is.
-    fn read(&mut self) {
-        let Some(stream) = &mut self.stream else { return };
-        let mut buffer = [0; 4096];
-        loop {
-            match stream.read(&mut buffer) {
-                Ok(0) => return,
-                Ok(count) => self.read.extend_from_slice(&buffer[..count]),
-                Err(error) => {
-                    assert_eq!(error.kind(), ErrorKind::WouldBlock);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn hang_up(&mut self) {
-        self.stream = None;
-    }
-
-    fn is_gone(&self) -> bool {
-        self.stream.is_none()
     }
 }
 

@@ -51,12 +51,36 @@ impl List {
 
     /// Puts `slot`, which is in no list, behind the last one.
     pub(crate) fn push<T: Linked>(&mut self, slots: &mut [T], slot: u32) {
-        *slots[slot as usize].links() = Links { previous: self.last, next: NONE };
-        match self.last {
-            NONE => self.first = slot,
-            last => slots[last as usize].links().next = slot,
+        self.insert(slots, slot, self.last);
+    }
+
+    /// Puts `slot`, which is in no list, where it belongs in a list that is sorted by `key`: behind its equals.
+    /// Takes a step for each slot that stays behind it.
+    pub(crate) fn push_sorted<T: Linked, K: Ord>(
+        &mut self,
+        slots: &mut [T],
+        slot: u32,
+        key: impl Fn(&T) -> K,
+    ) {
+        let of_slot = key(&slots[slot as usize]);
+        let mut previous = self.last;
+        while previous != NONE && key(&slots[previous as usize]) > of_slot {
+            previous = slots[previous as usize].links().previous;
         }
-        self.last = slot;
+        self.insert(slots, slot, previous);
+    }
+
+    /// Puts `slot` behind `previous`; in front of all if that is none.
+    fn insert<T: Linked>(&mut self, slots: &mut [T], slot: u32, previous: u32) {
+        let next = match previous {
+            NONE => std::mem::replace(&mut self.first, slot),
+            previous => std::mem::replace(&mut slots[previous as usize].links().next, slot),
+        };
+        match next {
+            NONE => self.last = slot,
+            next => slots[next as usize].links().previous = slot,
+        }
+        *slots[slot as usize].links() = Links { previous, next };
         self.len += 1;
     }
 
@@ -86,7 +110,7 @@ impl List {
 mod tests {
     use super::*;
 
-    struct Slot(Links);
+    struct Slot(Links, u32);
 
     impl Linked for Slot {
         fn links(&mut self) -> &mut Links {
@@ -97,7 +121,7 @@ mod tests {
     #[test]
     fn slots_come_out_in_the_order_they_went_in_whichever_are_removed_between() {
         for removed in 0..4 {
-            let mut slots = [const { Slot(Links::LONE) }; 4];
+            let mut slots = [const { Slot(Links::LONE, 0) }; 4];
             let mut list = List::new();
             (0..4).for_each(|slot| list.push(&mut slots, slot));
             list.remove(&mut slots, removed);
@@ -107,5 +131,17 @@ mod tests {
             assert_eq!(order, expected);
             assert_eq!((list.len(), list.first()), (0, None));
         }
+    }
+
+    #[test]
+    fn slots_that_are_put_in_sorted_come_out_sorted_and_equals_as_they_went_in() {
+        let mut slots = [5, 1, 9, 5, 0, 9, 5].map(|key| Slot(Links::LONE, key));
+        let mut list = List::new();
+        (0..7).for_each(|slot| list.push_sorted(&mut slots, slot, |slot| slot.1));
+        list.remove(&mut slots, 3);
+        list.push_sorted(&mut slots, 3, |slot| slot.1);
+        let order: Vec<_> = std::iter::from_fn(|| list.pop(&mut slots)).collect();
+        assert_eq!(order, [4, 1, 0, 6, 3, 2, 5]);
+        assert_eq!((list.len(), list.first()), (0, None));
     }
 }

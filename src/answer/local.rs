@@ -24,6 +24,8 @@ use crate::transport::{Owner, spin};
 #[cfg(all(test, loom))]
 mod models;
 mod reader;
+#[cfg(all(test, loom))]
+mod repeat_models;
 
 pub(crate) use reader::LocalReader;
 
@@ -309,13 +311,12 @@ impl<A: MustAnswer> LocalReporter<A> {
     pub(crate) fn repeat(&self, record: &A) {
         self.tell(record.cookie(), |place, unread| {
             place.repeats = record.repeats();
-            let found = unread.iter_mut().find(|found| found.cookie() == record.cookie());
-            match (&place.stage, found) {
-                (Stage::Unread, Some(found)) => *found = *record,
-                (Stage::Held, _) => return true,
-                _ => {}
+            if let Stage::Unread = place.stage {
+                if let Some(found) = unread.iter_mut().find(|found| found.cookie() == record.cookie()) {
+                    *found = *record;
+                }
             }
-            false
+            matches!(place.stage, Stage::Held)
         });
     }
 

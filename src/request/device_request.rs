@@ -104,6 +104,12 @@ impl Releases {
         (cookie != 0 && release.record.cookie == cookie).then_some(place)
     }
 
+    /// Puts a release in its place among the others: mostly behind all, unless one of them was asked for again by a
+    /// time that is still to come.
+    fn queue(&mut self, place: u32) {
+        self.open.push_sorted(&mut self.places, place, |release| release.due);
+    }
+
     fn forget(&mut self, cookie: u32) {
         if let Some(place) = self.find(cookie) {
             self.open.remove(&mut self.places, place);
@@ -136,9 +142,9 @@ impl Course<DeviceRequest> for Releases {
         let Some(due) = due.filter(|_| record.kind == DeviceRequestKind::RELEASE) else { return };
         // A release of this slot was collected, or its place is free already.
         let place = slot_of(record.cookie, self.slot_bits);
-        self.open.push(&mut self.places, place);
         let release = &mut self.places[place as usize];
         (release.record, release.due) = (*record, due);
+        self.queue(place);
     }
 
     fn completed(&mut self, completion: &Completion<DeviceRequest>) {
@@ -159,7 +165,7 @@ impl Course<DeviceRequest> for Releases {
         match self.every.and_then(|every| now.checked_add(every)) {
             Some(due) => {
                 release.due = due;
-                self.open.push(&mut self.places, place);
+                self.queue(place);
             }
             None => release.record.cookie = 0,
         }

@@ -25,6 +25,7 @@ pub mod far;
 pub mod far_fault;
 pub mod fault;
 pub mod line;
+pub mod request;
 pub mod router;
 pub mod storm;
 pub mod way;

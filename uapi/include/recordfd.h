@@ -372,7 +372,16 @@ RECORDFD_ASSERT_OFFSET(struct recordfd_pci_error_result, result, 4);
  * @dev_id: The device, as the two sides of the channel number devices
  * @cookie: What the acknowledgement names
  * @kind: RECORDFD_DEVICE_REQUEST_*
- * @count: How often this was asked before
+ * @count: How often this was asked before: 0 for a new request
+ *
+ * A RELEASE that is not answered comes again, under the same cookie and with a growing @count, and is
+ * still one request with one answer. A record with @count above 0 whose cookie is not open has
+ * crossed the answer: ignore it.
+ *
+ * A producer sends a request first with @count 0. It asks again, with nothing but @count changed,
+ * only while it has neither read the answer nor sent CANCELLED under this cookie; whatever else it
+ * sends with @count 0 needs another cookie until the answer has come. In a RESET_DONE and with
+ * CANCELLED, @count is 0.
  */
 struct recordfd_device_request {
 	__u32 dev_id;
