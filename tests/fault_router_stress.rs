@@ -341,7 +341,7 @@ impl World {
         let mut own = Switcher { world: self, device, switched };
         while !stop.load(SeqCst) {
             // Something is to be under way when it is switched.
-            (0..random.below(20_000)).for_each(|_| std::hint::spin_loop());
+            (0..random.below(4_000)).for_each(|_| std::hint::spin_loop());
             if random.below(8) > 0 {
                 own.step(random);
                 continue;
