@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Model-checks the ring, the doorbell, both ends of a shared channel, the telling of losses and the exchange of answers, then shows that the models can fail, each on an
+# Model-checks the ring, the doorbell, both ends of a shared channel, the telling of losses, the exchange of answers and the router of page faults, then shows that the models can fail, each on an
 # edited copy of the sources and for the reason it must.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -83,3 +83,16 @@ must_fail "without the fence of who waits for a drain" src/transport/shared/drai
     '/Pairs with the fence in `tell`/{n;s/fence(Ordering::SeqCst);//}' "the ring was read empty"
 must_fail "without the fence of who tells of a drain" src/transport/shared/drain.rs \
     '/Pairs with the fence in `Drain::want`/{n;s/fence(Ordering::SeqCst);//}' "the ring was read empty"
+must_fail "without the wait of a detach for what others tell" src/fault/router/attach.rs \
+    's/^        self.wait_settled(old);$//' "told behind the detach"
+must_fail "with a group handed over behind the table's lock" src/fault/router.rs \
+    '/let table = read(&self.0.table);/{N;s/.*= table.find(\(.*\)) else {/let Some(attachment) = read(\&self.0.table).find(\1).cloned() else {/}' \
+    "told behind the detach"
+must_fail "without the word that an attachment has settled" src/fault/router/tell.rs \
+    's/self.settled.1.notify_all();//' "deadlock"
+must_fail "with that word given without the lock of who waits" src/fault/router/tell.rs \
+    's/let _waiting = lock(&self.settled.0);//' "deadlock"
+must_fail "without the count of groups in flight" src/fault/router.rs \
+    's/attachment.in_flight.fetch_add(1, Ordering::Relaxed);//' "deadlock"
+must_fail "with handles looked at from the first one on" src/fault/router.rs \
+    's/for index in (0..count).rev() {/for index in 0..count {/' "a handle was overlooked"

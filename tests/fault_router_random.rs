@@ -30,7 +30,7 @@ fn source((dev_id, pasid): Space) -> FaultSource {
 
 /// What a handle is, and who answers there.
 enum Kind {
-    Queue { responder: FaultResponder, held: Vec<(FaultGroup, u64)> },
+    Queue { responder: Box<FaultResponder>, held: Vec<(FaultGroup, u64)> },
     Work { kept: Kept, held: Vec<(FaultWork, u64)> },
     Inline,
 }
@@ -105,7 +105,13 @@ impl Life {
         let (options, depth) = self.options(has_deadline);
         let (reporter, responder) = EVERY_MAKE[self.random.below(EVERY_MAKE.len())](&options);
         let handle = self.router.queue(reporter).unwrap();
-        Way { handle, kind: Kind::Queue { responder, held: Vec::new() }, depth, has_deadline, late: 0 }
+        Way {
+            handle,
+            kind: Kind::Queue { responder: responder.into(), held: Vec::new() },
+            depth,
+            has_deadline,
+            late: 0,
+        }
     }
 
     fn work(&mut self, has_deadline: bool) -> Way {
@@ -291,8 +297,11 @@ impl Life {
             Kind::Queue { held, .. } => {
                 let (group, _) = held.swap_remove(index);
                 // Whether it is late, only a responder between threads knows.
-                let responded = if drops { Ok(drop(group)) } else { group.respond(code) };
-                assert!(responded.is_ok() || !in_time);
+                if drops {
+                    drop(group);
+                } else {
+                    assert!(group.respond(code).is_ok() || !in_time);
+                }
             }
             Kind::Work { held, .. } => {
                 let (work, _) = held.swap_remove(index);

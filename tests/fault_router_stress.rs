@@ -159,13 +159,13 @@ impl Switcher<'_> {
         let (pasid, handle) = (random.below(PASIDS.len()), random.below(handles.len()));
         let number = self.device * PASIDS.len() + pasid;
         let since = log.now();
-        match (self.has_handle(pasid), random.below(16)) {
+        match (self.has_handle(pasid), random.below(64)) {
             (_, 0) => {
                 let attached: Vec<_> = (0..PASIDS.len()).filter(|pasid| self.has_handle(*pasid)).collect();
                 assert_eq!(router.detach_device(self.device as u32), Ok(attached.len()));
                 attached.into_iter().for_each(|pasid| self.note(pasid, None, since));
             }
-            (true, 1..5) => {
+            (true, 1..4) => {
                 router.detach(source(number)).unwrap();
                 self.note(pasid, None, since);
             }
@@ -340,15 +340,17 @@ impl World {
         let switched = Switched { spans: [(); PASIDS.len()].map(|()| none()), count: 0 };
         let mut own = Switcher { world: self, device, switched };
         while !stop.load(SeqCst) {
+            // Something is to be under way when it is switched.
+            (0..random.below(4_000)).for_each(|_| std::hint::spin_loop());
             if random.below(8) > 0 {
                 own.step(random);
                 continue;
             }
             let contended = source((DEVICES - 1) * PASIDS.len() + random.below(PASIDS.len()));
             let handle = &self.handles[random.below(self.handles.len())];
-            let outcome = match random.below(3) {
-                0 => self.router.attach(contended, handle),
-                1 => self.router.replace(contended, handle),
+            let outcome = match random.below(16) {
+                0..4 => self.router.attach(contended, handle),
+                4..15 => self.router.replace(contended, handle),
                 _ => self.router.detach(contended),
             };
             match outcome {

@@ -215,7 +215,7 @@ fn panicking_router(fatal: u32) -> (FaultRouter, mpsc::Receiver<FaultCompletion>
     (FaultRouter::new(&Options::new(), respond).unwrap(), told)
 }
 
-fn panics(call: impl FnOnce()) -> bool {
+fn panics<T>(call: impl FnOnce() -> T) -> bool {
     catch_unwind(AssertUnwindSafe(call)).is_err()
 }
 
@@ -226,12 +226,12 @@ fn panic_of_respond_goes_on_in_the_call_that_told_it() {
     let kept = Kept::default();
     let executor = kept.handle(&router, &Options::new());
     let source = FaultSource::rid(2);
-    assert!(panics(|| drop(router.report(last_page(2, None)))), "nobody is attached");
+    assert!(panics(|| router.report(last_page(2, None))), "nobody is attached");
     router.attach(source, &inline).unwrap();
-    assert!(panics(|| drop(router.report(last_page(2, None)))), "through the function");
+    assert!(panics(|| router.report(last_page(2, None))), "through the function");
     router.replace(source, &executor).unwrap();
     delivered(&router, 2);
-    assert!(panics(|| drop(kept.take().respond(Success))));
+    assert!(panics(|| kept.take().respond(Success)));
     delivered(&router, 2);
     assert!(panics(|| drop(kept.take())));
     delivered(&router, 2);
@@ -241,7 +241,7 @@ fn panic_of_respond_goes_on_in_the_call_that_told_it() {
     // It has taken place.
     assert_eq!(executor.counters().unanswered, 0);
     let answered = inline.counters().answered;
-    assert!(panics(|| drop(router.report(last_page(2, None)))));
+    assert!(panics(|| router.report(last_page(2, None))));
     assert_eq!(inline.counters().answered, answered + 1);
     router.detach(source).unwrap();
     router.attach(source, &executor).unwrap();
@@ -276,14 +276,14 @@ fn everything_else_is_told_before_a_panic_of_respond_goes_on() {
         }
         delivered(&router, dev_id);
     }
-    assert!(panics(|| drop(router.process(Instant::now() + 2 * HOUR))));
+    assert!(panics(|| router.process(Instant::now() + 2 * HOUR)));
     let ended = ends(&told);
     let of = |cause| ended.iter().filter(|end| end.3 == cause).count();
     assert_eq!((of(Cause::Unfinished), of(Cause::Answered), of(Cause::Deadline)), (2, 60, 1));
     router.attach(FaultSource::pasid(1, 2), &handles[2]).unwrap();
     router.report(last_page(1, Some(2))).unwrap();
     let counters = soon(move || {
-        assert!(panics(|| drop(router.detach_device(1))));
+        assert!(panics(|| router.detach_device(1)));
         assert_eq!(router.detach_device(1), Ok(0), "all of it is gone");
         router.counters()
     });

@@ -30,6 +30,7 @@ pub(super) struct Handle {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "each is in an Arc of its own")]
 pub(super) enum Kind {
     Queue(FaultReporter),
     Worker(Box<Worker>),

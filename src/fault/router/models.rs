@@ -121,3 +121,28 @@ fn of_two_who_switch_one_source_one_is_refused_or_comes_later() {
         assert_eq!(told.times.load(Ordering::SeqCst), 1);
     });
 }
+
+#[test]
+fn process_overlooks_no_handle_that_stays_attached() {
+    loom::model(|| {
+        const LATE: Duration = Duration::from_secs(3600);
+        let (router, told) = router();
+        let work = Arc::new(Mutex::new(None));
+        let executor = {
+            let work = work.clone();
+            move |given| *work.lock().unwrap() = Some(given)
+        };
+        let leaves = router.inline(&options(), |_| ResponseCode::Success).unwrap();
+        let stays = router.executor(&options().deadline(LATE), executor).unwrap();
+        router.attach(FaultSource::rid(2), &leaves).unwrap();
+        router.attach(SOURCE, &stays).unwrap();
+        router.report(request()).unwrap();
+        let other = router.clone();
+        let thread = thread::spawn(move || other.process(Instant::now() + 2 * LATE));
+        router.detach(FaultSource::rid(2)).unwrap();
+        thread.join().unwrap();
+        assert_eq!(told.times.load(Ordering::SeqCst), 1, "a handle was overlooked");
+        let work: FaultWork = work.lock().unwrap().take().unwrap();
+        assert!(work.respond(ResponseCode::Success).is_err());
+    });
+}
