@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, raise};
 use recordfd::fault::{self, FaultCompletion, FaultReporter, FaultRequest, ReportError, ResponseCode};
-use recordfd::request::{self, Ack, Cause, Completion, Next, Reporter, Request};
+use recordfd::request::{self, Ack, Cause, Completion, Next, Reporter};
 use recordfd::uapi::{
     DeviceRequest, DeviceRequestKind, PciChannelState, PciError, PciErrorFlags, PciErrorStep, PgFaultPerm,
-    Transport,
 };
 use recordfd::{TryRecvError, UnattachedEnd};
 
@@ -64,13 +63,8 @@ struct Server {
 impl Server {
     /// Takes the three ends from the socket, in the order in which the VMM gives them.
     fn attach(device: u32, repeat_every: Duration, crash: Crash, control: BorrowedFd<'_>) -> Result<Self> {
-        let end = UnattachedEnd::recv_from(control)?;
-        let info = end.info();
-        let options = fault::Options::new().depth(info.depth).deadline(DEADLINE);
-        let faults = match info.transport {
-            Transport::SHARED => FaultReporter::from_shared(end.into(), &options)?,
-            _ => FaultReporter::from_socket(end.into(), info.format, &options)?,
-        };
+        let options = fault::Options::new().deadline(DEADLINE);
+        let faults = FaultReporter::attach(UnattachedEnd::recv_from(control)?, &options)?;
         let options = request::Options::new().repeat_every(Some(repeat_every));
         let request = |(pasid, prg_index, perm, addr, last)| {
             let pasid = Some(pasid);
@@ -79,8 +73,8 @@ impl Server {
         Ok(Self {
             device,
             faults,
-            errors: attach_reporter(control, &options)?,
-            requests: attach_reporter(control, &options)?,
+            errors: Reporter::attach(UnattachedEnd::recv_from(control)?, &options)?,
+            requests: Reporter::attach(UnattachedEnd::recv_from(control)?, &options)?,
             backlog: PAGES.map(request).into(),
             open_groups: PAGES.iter().filter(|page| page.4).count(),
             is_released: false,
@@ -215,16 +209,6 @@ impl Server {
         }
         Ok(())
     }
-}
-
-fn attach_reporter<R: Request>(control: BorrowedFd<'_>, options: &request::Options) -> Result<Reporter<R>> {
-    let end = UnattachedEnd::recv_from(control)?;
-    let info = end.info();
-    let options = options.clone().depth(info.depth);
-    Ok(match info.transport {
-        Transport::SHARED => Reporter::from_shared(end.into(), &options)?,
-        _ => Reporter::from_socket(end.into(), info.format, &options)?,
-    })
 }
 
 /// How many completions there were; `None` for none.

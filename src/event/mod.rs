@@ -14,8 +14,9 @@
 //! | another process | [`socket`] | [`socket_receiver`] |
 //! | another process with this library, in shared memory | [`shared`] | [`shared_receiver`] |
 //!
-//! The end given away is an [`UnattachedEnd`], attached with [`Receiver::from_socket`] or
-//! [`Sender::from_socket`], with [`Receiver::from_shared`] or [`SoleSender::from_shared`].
+//! The end given away is an [`UnattachedEnd`], attached with [`Receiver::attach`] or [`Sender::attach`]. Who passes the
+//! descriptor on by other means attaches it with [`Receiver::from_socket`], [`Sender::from_socket`],
+//! [`Receiver::from_shared`] or [`SoleSender::from_shared`].
 //!
 //! # Waiting
 //!

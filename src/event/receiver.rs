@@ -3,9 +3,10 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{EventRecord, Format, LossMeter, Sequence, Sequenced};
+use recordfd_uapi::{EventRecord, Format, LossMeter, Sequence, Sequenced, Transport};
 
 use super::{adopt, check_format};
+use crate::channel::UnattachedEnd;
 use crate::error::{Error, TryRecvError, TrySendError, Violation};
 use crate::transport::Remote;
 use crate::transport::{Rx, Tx, shared};
@@ -100,6 +101,20 @@ impl<R: EventRecord> Receiver<R> {
         let mut receiver = Self { rx, replies, meter, busy_poll, counters };
         receiver.set_busy_poll(busy_poll);
         receiver
+    }
+
+    /// Attaches the receiver's end of a channel that another process has made, on whatever transport, as its first
+    /// reader.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared).
+    pub fn attach(end: UnattachedEnd) -> Result<Self, Error> {
+        let info = end.info();
+        match info.transport {
+            Transport::SHARED => Self::from_shared(end.into()),
+            _ => Self::from_socket(end.into(), info.format),
+        }
     }
 
     /// Attaches the receiver's end of a channel that another process has made, as its first reader.

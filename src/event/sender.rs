@@ -4,11 +4,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{EventRecord, Format, Record};
+use recordfd_uapi::{EventRecord, Format, Record, Transport};
 
-use super::adopt;
 use super::stream::{SenderCounters, Stream};
-use crate::channel::Overflow;
+use super::{SoleSender, adopt};
+use crate::channel::{Overflow, UnattachedEnd};
 use crate::error::{DrainError, Error, TryRecvError, TrySendError};
 use crate::sync::{Mutex, lock};
 use crate::transport::{Owner, Rx, Tx, Watch};
@@ -47,6 +47,34 @@ impl<R: EventRecord> Sender<R> {
             replies: Mutex::new(replies),
             owner: Owner::this_process(),
         }))
+    }
+
+    /// Attaches the sender's end of a channel that another process has made, on whatever transport, with the depth that
+    /// its maker told.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_socket`](Self::from_socket) and [`SoleSender::from_shared`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use recordfd::event::{self, Sender};
+    /// use recordfd::uapi::{Le64, Smmuv3Event};
+    ///
+    /// let (mut rx, end) = event::shared_receiver::<Smmuv3Event>(&recordfd::Options::new())?;
+    /// // `end` goes to the other process, with `send_over` and `recv_from`:
+    /// let tx = Sender::<Smmuv3Event>::attach(end)?;
+    /// tx.try_send(Smmuv3Event { evt: [Le64::new(4); 4] })?;
+    /// assert_eq!(rx.try_recv()?.lost(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn attach(end: UnattachedEnd) -> Result<Self, Error> {
+        let info = end.info();
+        match info.transport {
+            Transport::SHARED => SoleSender::from_shared(end.into()).map(SoleSender::into_shared),
+            _ => Self::from_socket(end.into(), info.format, info.depth),
+        }
     }
 
     /// Attaches the sender's end of a channel that another process has made.

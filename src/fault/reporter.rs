@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{Format, PgFault};
+use recordfd_uapi::{Format, PgFault, Transport};
 
 use super::collect::Collector;
 use super::options::{Options, headed};
@@ -15,6 +15,7 @@ use super::stop::{StopMarkers, wait_for_marker};
 use crate::answer::desk::{Desk, Keeper, Way};
 use crate::answer::reporter::Reporter;
 use crate::answer::{Completion, Group, Ledger, PublishError};
+use crate::channel::UnattachedEnd;
 use crate::error::{DrainError, Error, TryRecvError};
 use crate::sync::Condvar;
 use crate::transport::{Remote, shared, socket as carrier};
@@ -93,6 +94,21 @@ impl FaultReporter {
             State { reporter, collector, markers: StopMarkers::new(), counters: Counters::default() }
         });
         Self(Arc::new(Shared { desk, stop_marker: Condvar::new(), depth, max_group }))
+    }
+
+    /// Attaches the reporter's end of a channel that another process has made, on whatever transport, with the format
+    /// and depth that its maker told; the other options are the caller's. Room for as many groups is set aside: look at
+    /// [`UnattachedEnd::info`] first if the maker is not trusted.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared).
+    pub fn attach(end: UnattachedEnd, options: &Options) -> Result<Self, Error> {
+        let info = end.info();
+        match info.transport {
+            Transport::SHARED => Self::from_shared(end.into(), options),
+            _ => Self::from_socket(end.into(), info.format, &options.clone().depth(info.depth)),
+        }
     }
 
     /// Attaches the reporter's end of a channel that another process has made.

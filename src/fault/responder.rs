@@ -5,12 +5,12 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{Format, PageResponse, PgFault, Record, WRITE_MAX};
+use recordfd_uapi::{Format, PageResponse, PgFault, Record, Transport, WRITE_MAX};
 
 use super::options::headed;
 use super::request::ResponseCode;
 use crate::answer::ends::{Answerer, Responder, Token};
-use crate::channel::check_depth;
+use crate::channel::{UnattachedEnd, check_depth};
 use crate::error::{Error, RespondError, TryRecvError};
 use crate::transport::{Remote, shared, socket as carrier};
 
@@ -47,6 +47,21 @@ impl FaultResponder {
         let mut responder = Self { answerer, responder, most_reads, busy_poll, received: 0 };
         responder.set_busy_poll(busy_poll);
         responder
+    }
+
+    /// Attaches the responder's end of a channel that another process has made, on whatever transport, with the format
+    /// and depth that its maker told. Room for as many groups is set aside: look at [`UnattachedEnd::info`] first if the
+    /// maker is not trusted.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared).
+    pub fn attach(end: UnattachedEnd) -> Result<Self, Error> {
+        let info = end.info();
+        match info.transport {
+            Transport::SHARED => Self::from_shared(end.into()),
+            _ => Self::from_socket(end.into(), info.format, info.depth),
+        }
     }
 
     /// Attaches the responder's end of a channel that another process has made.
@@ -264,7 +279,7 @@ impl FaultResponder {
     ///
     /// Nothing is to be done about its pages any more, but the group is still to be answered or dropped:
     /// until then it takes up room in the channel. In format v2 only. A notice makes the descriptor
-    /// readable, but no receive returns it: look after each receive that found nothing, before sleeping.
+    /// readable, but no receive returns it: look after each receive that found nothing, or that said `Closed`, before sleeping.
     /// (Linux has no such notice: there the answer fails.)
     pub fn next_cancelled(&self) -> Option<u32> {
         self.answerer.next_notice().map(|(cookie, _)| cookie)

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::Format;
+use recordfd_uapi::{Format, Transport};
 
 use super::course::Course;
 use super::recovery::Refusal;
@@ -14,6 +14,7 @@ use super::{Completion, Options, Request, check_format};
 use crate::answer::desk::{Desk, Keeper, Way};
 use crate::answer::reporter::Reporter as Engine;
 use crate::answer::{Group, Ledger, PublishError};
+use crate::channel::UnattachedEnd;
 use crate::error::{DrainError, Error, TryRecvError};
 use crate::transport::{Remote, shared, socket as carrier};
 
@@ -82,6 +83,21 @@ impl<R: Request> Reporter<R> {
             State { reporter, course, refused: 0 }
         });
         Self(Arc::new(Shared { desk, depth }))
+    }
+
+    /// Attaches the reporter's end of a channel that another process has made, on whatever transport, with the depth
+    /// that its maker told; the other options are the caller's. Room for as many requests is set aside: look at
+    /// [`UnattachedEnd::info`] first if the maker is not trusted.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared).
+    pub fn attach(end: UnattachedEnd, options: &Options) -> Result<Self, Error> {
+        let info = end.info();
+        match info.transport {
+            Transport::SHARED => Self::from_shared(end.into(), options),
+            _ => Self::from_socket(end.into(), info.format, &options.clone().depth(info.depth)),
+        }
     }
 
     /// Attaches the reporter's end of a channel that another process has made.

@@ -4,12 +4,12 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::Format;
+use recordfd_uapi::{Format, Transport};
 
 use super::{Request, check_format};
 use crate::answer;
 use crate::answer::ends::{self, Answerer, Token};
-use crate::channel::check_depth;
+use crate::channel::{UnattachedEnd, check_depth};
 use crate::error::{Error, RespondError, TryRecvError};
 use crate::transport::{Remote, shared, socket as carrier};
 
@@ -62,6 +62,21 @@ impl<R: Request> Responder<R> {
         let mut responder = Self { responder, answerer, most_reads, busy_poll, received: 0 };
         responder.set_busy_poll(busy_poll);
         responder
+    }
+
+    /// Attaches the responder's end of a channel that another process has made, on whatever transport, with the depth
+    /// that its maker told. Room for as many requests is set aside: look at [`UnattachedEnd::info`] first if the maker
+    /// is not trusted.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared).
+    pub fn attach(end: UnattachedEnd) -> Result<Self, Error> {
+        let info = end.info();
+        match info.transport {
+            Transport::SHARED => Self::from_shared(end.into()),
+            _ => Self::from_socket(end.into(), info.format, info.depth),
+        }
     }
 
     /// Attaches the responder's end of a channel that another process has made.
@@ -194,7 +209,7 @@ impl<R: Request> Responder<R> {
     /// The next notice of an open request; each is told once, and of several to one request the last.
     ///
     /// A notice makes the descriptor readable, but no receive returns it: look after each receive that found
-    /// nothing, before sleeping.
+    /// nothing, or that said `Closed`, before sleeping.
     pub fn next_notice(&self) -> Option<Notice> {
         let (cookie, notice) = self.answerer.next_notice()?;
         Some(match notice {
