@@ -90,8 +90,8 @@ must_fail "with a group handed over behind the table's lock" src/fault/router.rs
     "told behind the detach"
 must_fail "without the word that an attachment has settled" src/fault/router/tell.rs \
     's/self.settled.1.notify_all();//' "deadlock"
-must_fail "with that word given without the lock of who waits" src/fault/router/tell.rs \
-    's/let _waiting = lock(&self.settled.0);//' "deadlock"
+must_fail "with who waits for it looked for before it has" src/fault/router/tell.rs \
+    's/let is_settled = /let waiting = *lock(\&self.settled.0);\n&/; s/\*lock(&self.settled.0) > 0 {/waiting > 0 {/' "deadlock"
 must_fail "without the count of groups in flight" src/fault/router.rs \
     's/attachment.in_flight.fetch_add(1, Ordering::Relaxed);//' "deadlock"
 must_fail "with handles looked at from the first one on" src/fault/router.rs \

@@ -2,17 +2,21 @@
 
 mod common;
 
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::fault::*;
 use common::router::*;
 use common::{SOON, readable, soon, until, wait_readable};
-use recordfd::Error;
 use recordfd::fault::{
-    Cause, FaultRequest, FaultSource, Options, ReportError, RespondError, ResponseCode, Routed,
+    Cause, FaultCompletion, FaultRequest, FaultRouter, FaultSource, Options, ReportError, RespondError,
+    ResponseCode, Routed,
 };
-use recordfd::uapi::{Format, PgFaultPerm};
+use recordfd::uapi::{Format, PgFault, PgFaultPerm, Record};
+use recordfd::{Error, TryRecvError};
 
 use ResponseCode::{Invalid, Success};
 
@@ -26,6 +30,8 @@ on_every_transport! {
     answers_that_came_before_the_detach_count
     queue_with_notices_tells_its_responder_of_a_detach
     groups_of_a_reporter_from_before_are_told_too
+    detach_waits_for_who_is_told_of_a_hang_up
+    queue_closes_when_it_is_attached_nowhere_and_nobodys
 }
 
 const SOURCE: FaultSource = FaultSource::pasid(1, 1);
@@ -240,6 +246,85 @@ fn groups_of_a_reporter_from_before_are_told_too(make: MakeFault) {
     receive(&mut responder).0.respond(Success).unwrap();
     router.collect(&handle);
     assert_eq!(ends(&told), [(7, None, Success, Cause::Answered)]);
+}
+
+fn detach_waits_for_who_is_told_of_a_hang_up(make: MakeFault) {
+    let [is_told, was_told] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+    let respond = {
+        let (is_told, was_told) = (is_told.clone(), was_told.clone());
+        move |ended: FaultCompletion| {
+            assert_eq!(ended.cause, Cause::HungUp);
+            is_told.store(true, SeqCst);
+            thread::sleep(Duration::from_millis(20));
+            was_told.store(true, SeqCst);
+        }
+    };
+    let router = FaultRouter::new(&Options::new(), respond).unwrap();
+    let (reporter, responder) = make(&Options::new());
+    let handle = router.queue(reporter).unwrap();
+    router.attach(SOURCE, &handle).unwrap();
+    drop(responder);
+    assert!(until(|| handle.is_closed()));
+    let device = {
+        let router = router.clone();
+        thread::spawn(move || assert_eq!(router.report(last_page(1, Some(1))).unwrap(), Routed::HungUp))
+    };
+    assert!(until(|| is_told.load(SeqCst)));
+    router.detach(SOURCE).unwrap();
+    assert!(was_told.load(SeqCst), "nothing is told behind the detach");
+    device.join().unwrap();
+}
+
+fn queue_closes_when_it_is_attached_nowhere_and_nobodys(make: MakeFault) {
+    let (router, told) = router();
+    let (reporter, mut responder) = make(&Options::new());
+    router.attach(SOURCE, &router.queue(reporter).unwrap()).unwrap();
+    router.report(last_page(1, Some(1))).unwrap();
+    receive(&mut responder).0.respond(Success).unwrap();
+    router.process(Instant::now());
+    assert!(is_empty(&mut responder));
+    router.replace(SOURCE, &success(&router)).unwrap();
+    assert!(until(|| matches!(
+        responder.try_recv_group(&mut [PgFault::default(); 8]),
+        Err(TryRecvError::Closed)
+    )));
+    assert_eq!(router.report(last_page(1, Some(1))).unwrap(), Routed::Delivered);
+    assert_eq!(ends(&told), [(1, Some(1), Success, Cause::Answered); 2]);
+}
+
+#[test]
+fn responder_that_answers_nonsense_harms_its_queue_alone() {
+    let (router, told) = router();
+    let (reporter, mut peer) = reporter_and_peer(&Options::new());
+    let queue = router.queue(reporter).unwrap();
+    router.attach(SOURCE, &queue).unwrap();
+    router.attach(FaultSource::rid(2), &success(&router)).unwrap();
+    [(); 2].iter().for_each(|()| drop(router.report(last_page(1, Some(1)))));
+    // A code that there is none of, then cookies that nobody was given, as many as the kernel takes.
+    let cookie = PgFault::decode(&available(&mut peer)[..40]).unwrap().cookie;
+    peer.write_all(&wire_response(cookie, 7)).unwrap();
+    peer.set_nonblocking(true).unwrap();
+    let mut sent = 0;
+    while peer.write_all(&wire_response(0xffff_ffff, 0)).is_ok() {
+        sent += 1;
+    }
+    let router = soon(move || {
+        router.process(Instant::now());
+        router
+    });
+    assert_eq!(ends(&told), [(1, Some(1), Invalid, Cause::BadAnswer)]);
+    assert!(until(|| {
+        router.collect(&queue);
+        queue.counters().late_answers == sent
+    }));
+    assert_eq!(router.report(last_page(2, None)).unwrap(), Routed::Delivered);
+    let router = soon(move || {
+        router.detach(SOURCE).unwrap();
+        router
+    });
+    let expected = [(2, None, Success, Cause::Answered), (1, Some(1), Invalid, Cause::Detached)];
+    assert_eq!(ends(&told), expected);
+    drop(router);
 }
 
 #[test]

@@ -42,8 +42,9 @@ use crate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, RwLock, lock
 /// [owns the device's PASID table](FaultHandle::owning_pasid_table), and if there is none it is answered INVALID at once.
 /// How each group ends, once, `respond` is told, the function that the router was made with.
 ///
-/// Clones share the router. Everything is thread-safe. No queue can hold up another: who has no room gives the
-/// fault back.
+/// Clones share the router; with the last one goes `respond`, and what is in flight then is told to nobody. A function
+/// or an executor that keeps a clone keeps the router for ever. Everything is thread-safe. No queue can hold up
+/// another: who has no room gives the fault back.
 ///
 /// (What Linux does in `drivers/iommu/io-pgfault.c` and `drivers/iommu/iommufd/fault.c`.)
 ///
@@ -88,8 +89,8 @@ struct Shared {
     stop_marker: Condvar,
     /// Told of completions under no lock.
     respond: Box<dyn Fn(FaultCompletion) + Send + Sync>,
-    /// Threads that wait until an attachment has nothing in flight any more, and what they are told by.
-    waiting: (Mutex<u32>, Condvar),
+    /// How many wait until an attachment has nothing in flight any more, and what tells them.
+    settled: (Mutex<u32>, Condvar),
 }
 
 impl fmt::Debug for Shared {
@@ -172,7 +173,8 @@ pub enum Routed {
 enum Outcome {
     Queued,
     Work(FaultWork),
-    Refused(Routed, Cause),
+    /// With the attachment it was counted on, if any.
+    Refused(Routed, Cause, u32),
 }
 
 impl FaultRouter {
@@ -207,7 +209,7 @@ impl FaultRouter {
             intake_used: AtomicBool::new(false),
             stop_marker: Condvar::new(),
             respond: Box::new(respond),
-            waiting: (Mutex::new(0), Condvar::new()),
+            settled: (Mutex::new(0), Condvar::new()),
         })))
     }
 
@@ -289,8 +291,10 @@ impl FaultRouter {
                 self.execute(work);
                 Ok(Routed::Delivered)
             }
-            Outcome::Refused(routed, cause) => {
-                self.0.respond(request.unpublished(cause));
+            Outcome::Refused(routed, cause, via) => {
+                let mut held = Held::default();
+                self.0.tell(request.unpublished(cause), via, &mut held);
+                held.go_on();
                 Ok(routed)
             }
         }
@@ -340,7 +344,7 @@ impl FaultRouter {
         let now = Instant::now();
         let table = read(&self.0.table);
         let Some(attachment) = table.find(request.dev_id, request.pasid) else {
-            return Ok(Outcome::Refused(Routed::NoHandle, Cause::NoHandle));
+            return Ok(Outcome::Refused(Routed::NoHandle, Cause::NoHandle, 0));
         };
         let handle = &attachment.handle.inner;
         let count = before.len() + 1;
@@ -354,12 +358,11 @@ impl FaultRouter {
         match handle.publish(&Group { dev_id: request.dev_id, tag }, count, page, now) {
             Ok(None) => Ok(Outcome::Queued),
             Ok(Some(work)) => Ok(Outcome::Work(work)),
+            // Counted until it was told, as what is published.
+            Err(PublishError::Closed) => Ok(Outcome::Refused(Routed::HungUp, Cause::HungUp, attachment.id)),
             Err(error) => {
                 attachment.in_flight.fetch_sub(1, Ordering::Relaxed);
-                match error {
-                    PublishError::Closed => Ok(Outcome::Refused(Routed::HungUp, Cause::HungUp)),
-                    error => Err(ReportError::new(*request, error)),
-                }
+                Err(ReportError::new(*request, error))
             }
         }
     }

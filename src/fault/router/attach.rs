@@ -7,7 +7,7 @@ use super::table::{Attachment, FaultSource};
 use super::tell::{Held, is_responding};
 use super::{FaultHandle, FaultRouter, Shared};
 use crate::fault::request::MAX_PASID;
-use crate::sync::{Ordering, lock, write};
+use crate::sync::{Ordering, lock, read, write};
 
 /// A handle was not attached, replaced or detached, and everything is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -184,7 +184,7 @@ impl FaultRouter {
     pub fn detach_device(&self, dev_id: u32) -> Result<usize, AttachError> {
         refuse_within_respond()?;
         let (mut count, mut outcome, mut held) = (0, Ok(()), Held::default());
-        let sources = write(&self.0.table).sources(dev_id);
+        let sources = read(&self.0.table).sources(dev_id);
         for source in sources {
             match self.detach_held(source, &mut held) {
                 Ok(()) => count += 1,
@@ -248,11 +248,11 @@ impl Shared {
 
     /// Waits until everything that was in flight on an attachment was told, for some may be with other threads.
     fn wait_settled(&self, attachment: &Attachment) {
-        let mut waiting = lock(&self.waiting.0);
+        let mut waiting = lock(&self.settled.0);
         *waiting += 1;
         // Acquire pairs with the subtraction behind `respond`.
         while attachment.in_flight.load(Ordering::Acquire) > 0 {
-            waiting = self.waiting.1.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            waiting = self.settled.1.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
         *waiting -= 1;
     }

@@ -90,6 +90,12 @@ impl Shared {
         (self.respond)(ended);
     }
 
+    /// Tells how a group ended that was counted on the attachment `via`, if any.
+    pub(super) fn tell(&self, ended: FaultCompletion, via: u32, held: &mut Held) {
+        held.call(|| self.respond(ended));
+        self.settle(via);
+    }
+
     /// Tells of everything that has completed on a handle by now.
     pub(super) fn deliver(&self, handle: &Handle, held: &mut Held) {
         // No more than can have completed by now: what completes meanwhile must not keep this call for ever.
@@ -103,8 +109,7 @@ impl Shared {
             left = if count == 0 || is_all { 0 } else { left - count };
             for completion in batch.into_iter().flatten() {
                 let via = completion.tag.via;
-                held.call(|| self.respond(completion.into()));
-                self.settle(via);
+                self.tell(completion.into(), via, held);
             }
         }
     }
@@ -114,12 +119,10 @@ impl Shared {
         let table = read(&self.table);
         let Some(attachment) = table.by_id(via) else { return };
         // Release pairs with the load of who waits: `respond` has returned.
-        if attachment.in_flight.fetch_sub(1, Ordering::Release) == 1 {
-            let waiting = lock(&self.waiting.0);
-            // A notification of nobody is a system call, too.
-            if *waiting > 0 {
-                self.waiting.1.notify_all();
-            }
+        let is_settled = attachment.in_flight.fetch_sub(1, Ordering::Release) == 1;
+        // Mostly nobody waits, and a notification is a system call.
+        if is_settled && *lock(&self.settled.0) > 0 {
+            self.settled.1.notify_all();
         }
     }
 }
