@@ -174,9 +174,8 @@ fn recoveries_of_many_devices_do_not_mix(make: Make) {
         &[(DETECTED, Recovered), (RESUME, Recovered), (DETECTED, Disconnect)],
         &[(DETECTED, CanRecover), (ENABLED, NeedReset), (RESET, Disconnect)],
     ];
-    let step_of = |dev_id: u32, turn: usize| ways[dev_id as usize % 4][turn];
-    for turn in 0..3 {
-        let way_of = |dev_id| step_of(dev_id, turn);
+    for turn in [0, 1, 2] {
+        let way_of = |dev_id: u32| ways[dev_id as usize % 4][turn];
         for dev_id in 0..DEVICES {
             reporter.report(step(dev_id, way_of(dev_id).0)).unwrap();
         }

@@ -33,6 +33,7 @@ on_every_request_transport! {
     notice_wakes_a_responder_that_holds_the_release
     hang_up_ends_the_repeats
     repeat_that_crossed_its_answer_opens_nothing
+    request_behind_as_many_repeats_as_fit_is_received_at_once
 }
 
 const EVERY: Duration = Duration::from_secs(10);
@@ -414,4 +415,19 @@ fn repeat_that_crossed_its_answer_opens_nothing(make: Make) {
         assert_eq!(ended(&reporter), [(cookie, Ack::Done, Cause::Answered)]);
     }
     assert_eq!(reporter.counters().late_answers, 0);
+}
+
+fn request_behind_as_many_repeats_as_fit_is_received_at_once(make: Make) {
+    for depth in [2, 4, 64] {
+        let (reporter, mut responder) = make(&Options::new().depth(depth).per_device(depth).deadline(None));
+        let cookie = release(&reporter, 1);
+        let _pending = receive(&mut responder);
+        // One more would leave no room for it.
+        for _ in 1..depth {
+            process_next(&reporter);
+        }
+        let behind = release(&reporter, 2);
+        assert_eq!(receive(&mut responder).into_cookie(), behind, "a receive that finds only notices");
+        assert_eq!(notices(&mut responder), [repeated(cookie, depth - 1)]);
+    }
 }
