@@ -1,29 +1,11 @@
 //! A router takes each group to who is attached, and tells its device once how it ended.
 #![cfg(feature = "local")]
 
-use std::sync::mpsc::{Receiver, channel};
+mod common;
 
-use recordfd::fault::{
-    self, AttachError, Cause, FaultCompletion, FaultRequest, FaultRouter, FaultSource, Options, ResponseCode,
-    Routed,
-};
-use recordfd::uapi::{PgFault, PgFaultPerm};
-
-/// A router, and what its devices are told.
-fn router() -> (FaultRouter, Receiver<FaultCompletion>) {
-    let (tx, told) = channel();
-    let router = FaultRouter::new(&Options::new(), move |ended| tx.send(ended).unwrap()).unwrap();
-    (router, told)
-}
-
-fn last_page(dev_id: u32, pasid: Option<u32>) -> FaultRequest {
-    let perm = PgFaultPerm::READ;
-    FaultRequest { dev_id, pasid, perm, last: true, addr: 0x1000, ..FaultRequest::default() }
-}
-
-fn ends(told: &Receiver<FaultCompletion>) -> Vec<(u32, Option<u32>, ResponseCode, Cause)> {
-    told.try_iter().map(|ended| (ended.dev_id, ended.pasid, ended.code, ended.cause)).collect()
-}
+use common::router::*;
+use recordfd::fault::{self, AttachError, Cause, FaultRequest, FaultSource, Options, ResponseCode, Routed};
+use recordfd::uapi::PgFault;
 
 #[test]
 fn group_goes_whole_to_the_queue_that_is_attached_at_its_last_page() {
