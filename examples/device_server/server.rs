@@ -106,9 +106,8 @@ impl Server {
         let now = Instant::now();
         self.faults.process(now);
         self.errors.process(now);
-        let is_due = self.requests.next_deadline().is_some_and(|due| due <= now);
         self.requests.process(now);
-        if is_due {
+        if self.requests.counters().repeats > 0 {
             self.crash.at(Step::Repeat);
         }
     }
@@ -179,6 +178,7 @@ impl Server {
                     Next::SlotReset => self.tell(PciErrorStep::SLOT_RESET)?,
                     Next::Resume => self.tell(PciErrorStep::RESUME)?,
                     Next::Recovered => self.ask_for_release()?,
+                    Next::Corrected => {}
                     Next::Disconnected => {
                         return Err(
                             format!("the device is to be disconnected: {:?}", completion.cause).into()

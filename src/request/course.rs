@@ -13,6 +13,11 @@ pub trait Course<R: Request>: Debug + Send + 'static {
     /// Whether `record` may be reported now.
     fn admit(&self, record: &R) -> Result<(), Refusal>;
 
+    /// Whether there is room to take note of it.
+    fn has_room(&self, _record: &R) -> bool {
+        true
+    }
+
     /// Takes note of a record that was admitted and published, under its cookie.
     fn published(&mut self, record: &R);
 

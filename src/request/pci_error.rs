@@ -98,11 +98,11 @@ impl Course<PciError> for Recoveries {
     fn admit(&self, record: &PciError) -> Result<(), Refusal> {
         let known = self.by_device.get(&record.dev_id);
         let mut recovery = known.map_or(Recovery::default(), |(recovery, _)| *recovery);
-        recovery.tell(record)?;
-        if known.is_none() && self.by_device.len() == self.most {
-            return Err(Refusal::TooManyRecoveries);
-        }
-        Ok(())
+        recovery.tell(record)
+    }
+
+    fn has_room(&self, record: &PciError) -> bool {
+        self.by_device.len() < self.most || self.by_device.contains_key(&record.dev_id)
     }
 
     fn published(&mut self, record: &PciError) {

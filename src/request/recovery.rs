@@ -16,7 +16,8 @@ use super::ErsResult;
 /// decides. What no step follows is the end: the device has recovered if RESUME was answered RECOVERED, and is
 /// to be disconnected otherwise. DISCONNECT ends a recovery at any step. ERROR_DETECTED may follow every answer,
 /// for there may be another error, or the device is gone: with the state IO_PERM_FAILURE it is the last step,
-/// whatever the answer. The answer to a correctable error ends it, too.
+/// whatever the answer. A correctable error leaves everything as it was, unless it is answered DISCONNECT: links that
+/// train again report such in the middle of a recovery.
 ///
 /// The reporter keeps one of these for each device. A VMM whose peer is not trusted keeps one for each device of
 /// its own, and asks it before it passes a step on to its guest: then a device that breaks the order harms itself
@@ -38,17 +39,11 @@ use super::ErsResult;
 /// # Ok::<(), Refusal>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Recovery(Phase);
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Phase {
-    /// Nothing is under way.
-    #[default]
-    Idle,
-    /// A step was told and not answered.
-    Told(Step),
-    /// A step was answered, and another one is to follow.
-    Answered(Step, ErsResult),
+pub struct Recovery {
+    /// The step that was answered last, if another one is to follow.
+    answered: Option<(Step, ErsResult)>,
+    /// The step that was told and not answered.
+    told: Option<Step>,
 }
 
 /// The steps, as far as what follows depends on them.
@@ -57,7 +52,7 @@ enum Step {
     ErrorDetected,
     /// The device is gone: nothing follows.
     PermFailure,
-    /// Nothing is to be recovered: nothing follows.
+    /// Nothing is to be recovered.
     Correctable,
     MmioEnabled,
     SlotReset,
@@ -73,6 +68,8 @@ pub enum Next {
     SlotReset,
     /// [`PciErrorStep::RESUME`] is to be told.
     Resume,
+    /// Nothing: the error was corrected. A recovery that is under way goes on where it was.
+    Corrected,
     /// Nothing: the device has recovered.
     Recovered,
     /// Nothing: the device is to be disconnected.
@@ -95,9 +92,6 @@ pub enum Refusal {
     /// An answer, while no step waits for one (`EINVAL`).
     #[error("no step waits for an answer")]
     NothingTold,
-    /// As many devices are in the middle of a recovery as the channel's depth says (`EAGAIN`).
-    #[error("too many devices are in the middle of a recovery")]
-    TooManyRecoveries,
     /// The record says what cannot be (`EINVAL`).
     #[error("the record says what cannot be: {reason}")]
     Contradiction {
@@ -111,7 +105,6 @@ impl Refusal {
     pub fn errno(&self) -> i32 {
         match self {
             Self::Unanswered => libc::EBUSY,
-            Self::TooManyRecoveries => libc::EAGAIN,
             Self::OutOfOrder { .. } | Self::NothingTold | Self::Contradiction { .. } => libc::EINVAL,
         }
     }
@@ -125,13 +118,13 @@ impl Recovery {
     /// [`Refusal`], and everything is as it was.
     pub fn tell(&mut self, error: &PciError) -> Result<(), Refusal> {
         let step = step_of(error)?;
-        match self.0 {
-            Phase::Told(_) => return Err(Refusal::Unanswered),
+        match self.answered {
+            _ if self.told.is_some() => return Err(Refusal::Unanswered),
             _ if matches!(step, Step::ErrorDetected | Step::PermFailure | Step::Correctable) => {}
-            Phase::Answered(last, result) if follows(last, result, step) => {}
+            Some((last, result)) if follows(last, result, step) => {}
             _ => return Err(Refusal::OutOfOrder { step: error.step }),
         }
-        self.0 = Phase::Told(step);
+        self.told = Some(step);
         Ok(())
     }
 
@@ -141,23 +134,24 @@ impl Recovery {
     ///
     /// [`Refusal::NothingTold`].
     pub fn answer(&mut self, result: ErsResult) -> Result<Next, Refusal> {
-        let Phase::Told(step) = self.0 else { return Err(Refusal::NothingTold) };
+        let step = self.told.take().ok_or(Refusal::NothingTold)?;
         let next = next(step, result);
-        self.0 = match next {
-            Next::Recovered | Next::Disconnected => Phase::Idle,
-            _ => Phase::Answered(step, result),
-        };
+        match next {
+            Next::Corrected => {}
+            Next::Recovered | Next::Disconnected => self.answered = None,
+            Next::MmioEnabled | Next::SlotReset | Next::Resume => self.answered = Some((step, result)),
+        }
         Ok(next)
     }
 
     /// Forgets the recovery: the device was detached, or a step was completed without its answer.
     pub fn abandon(&mut self) {
-        self.0 = Phase::Idle;
+        *self = Self::default();
     }
 
     /// Whether a recovery is under way.
     pub fn is_under_way(&self) -> bool {
-        self.0 != Phase::Idle
+        *self != Self::default()
     }
 }
 
@@ -210,7 +204,8 @@ fn next(step: Step, result: ErsResult) -> Next {
     use ErsResult::{CanRecover, Disconnect, NeedReset, Recovered};
     match (step, result) {
         (_, Disconnect) | (Step::PermFailure, _) => Next::Disconnected,
-        (Step::Correctable, _) | (Step::Resume, Recovered) => Next::Recovered,
+        (Step::Correctable, _) => Next::Corrected,
+        (Step::Resume, Recovered) => Next::Recovered,
         (Step::ErrorDetected, CanRecover) => Next::MmioEnabled,
         (Step::ErrorDetected | Step::MmioEnabled, NeedReset) => Next::SlotReset,
         (Step::ErrorDetected | Step::MmioEnabled | Step::SlotReset, Recovered) => Next::Resume,
@@ -298,7 +293,7 @@ mod tests {
                     Next::MmioEnabled => Step::MmioEnabled,
                     Next::SlotReset => Step::SlotReset,
                     Next::Resume => Step::Resume,
-                    Next::Recovered | Next::Disconnected => continue,
+                    Next::Corrected | Next::Recovered | Next::Disconnected => continue,
                 };
                 assert!(follows(step, result, following), "{step:?} {result:?}");
             }
@@ -329,12 +324,26 @@ mod tests {
     }
 
     #[test]
+    fn correctable_error_in_the_middle_of_a_recovery_leaves_it_as_it_was() {
+        let state = PciChannelState::IO_NORMAL;
+        let correctable = PciError { flags: PciErrorFlags::CORRECTABLE, state, ..error(STEPS[0]) };
+        let (mut recovery, _) = after(&[(PciErrorStep::ERROR_DETECTED, ErsResult::NeedReset)]);
+        recovery.tell(&correctable).unwrap();
+        assert_eq!(recovery.tell(&error(PciErrorStep::SLOT_RESET)), Err(Refusal::Unanswered));
+        assert_eq!(recovery.answer(ErsResult::Recovered), Ok(Next::Corrected));
+        assert_eq!(allowed(recovery), [1, 3]);
+        recovery.tell(&correctable).unwrap();
+        assert_eq!(recovery.answer(ErsResult::Disconnect), Ok(Next::Disconnected));
+        assert!(!recovery.is_under_way());
+    }
+
+    #[test]
     fn what_cannot_be_is_refused() {
         let normal = PciError { state: PciChannelState::IO_NORMAL, ..error(STEPS[0]) };
         let correctable = PciError { flags: PciErrorFlags::CORRECTABLE, ..normal };
         let mut recovery = Recovery::default();
         recovery.tell(&correctable).unwrap();
-        assert_eq!(recovery.answer(ErsResult::NeedReset), Ok(Next::Recovered), "nothing was broken");
+        assert_eq!(recovery.answer(ErsResult::NeedReset), Ok(Next::Corrected), "nothing was broken");
         let both = PciErrorFlags::CORRECTABLE | PciErrorFlags::FATAL;
         for wrong in [
             PciError { flags: both, ..normal },

@@ -67,6 +67,8 @@ pub struct ReporterCounters {
     pub late_answers: u64,
     /// Requests given back.
     pub refused: u64,
+    /// Times a release was asked for again; not counted where there was no room for it.
+    pub repeats: u64,
     /// Waits for completions that ended by looking: [`Options::busy_poll`].
     pub busy_polls: u64,
     /// Waits for completions that ended only after a sleep.
@@ -80,7 +82,7 @@ impl<R: Request> Reporter<R> {
         let course = R::Course::new(depth, options);
         let desk = way.desk(options.shortest(), |link| {
             let reporter = Engine::new(ledger, link);
-            State { reporter, course, refused: 0 }
+            State { reporter, course, refused: 0, repeats: 0 }
         });
         Self(Arc::new(Shared { desk, depth }))
     }
@@ -244,6 +246,7 @@ impl<R: Request> Reporter<R> {
             bad_answer: ended.bad_answer,
             late_answers: ended.late_answers,
             refused: state.refused,
+            repeats: state.repeats,
             busy_polls: state.reporter.waits.0,
             sleeps: state.reporter.waits.1,
         }
@@ -273,6 +276,7 @@ struct State<R: Request> {
     reporter: Engine<R>,
     course: R::Course,
     refused: u64,
+    repeats: u64,
 }
 
 impl<R: Request> State<R> {
@@ -284,6 +288,9 @@ impl<R: Request> State<R> {
 
     fn publish(&mut self, record: &R) -> Result<u32, ReportError<R>> {
         self.course.admit(record).map_err(|refusal| ReportError::Refused(*record, refusal))?;
+        if !self.course.has_room(record) && !self.reporter.has_ended() {
+            return Err(ReportError::Full(*record));
+        }
         let group = Group { dev_id: record.dev_id(), tag: *record };
         let published = self.reporter.publish(&group, 1, |_| *record, Instant::now());
         let cookie = published.map_err(|error| ReportError::new(*record, error))?;
@@ -312,7 +319,7 @@ impl<R: Request> State<R> {
         while let Some(record) = self.course.take_due(now) {
             if self.reporter.ledger().is_open(record.cookie()) {
                 // Without room it is sent the next time.
-                let _ = self.reporter.repeat(&record);
+                self.repeats += u64::from(self.reporter.repeat(&record).is_ok());
             }
         }
     }
@@ -353,7 +360,8 @@ impl<R: Request> Keeper<R> for State<R> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ReportError<R> {
-    /// The queue is full, or as many requests are on their way as the depth says (`EAGAIN`).
+    /// The queue is full, or as many requests are on their way, or as many devices in the middle of a recovery, as
+    /// the depth says (`EAGAIN`).
     Full(R),
     /// The device has as many requests on their way as one may have (`EAGAIN`).
     DeviceFull(R),

@@ -129,9 +129,10 @@ impl<R: Kind, D: Decisions> Run<R, D> {
     fn report(&mut self) {
         let dev_id = self.decisions.below(4);
         let record = R::any(&mut self.decisions, dev_id);
-        let admitted = self.kept.admit(&record, self.reporter.depth());
+        let admitted = self.kept.admit(&record);
         let of_device = self.requests.values().filter(|request| request.record.dev_id() == dev_id).count();
-        let is_full = self.requests.len() == self.reporter.depth() as usize;
+        let depth = self.reporter.depth();
+        let is_full = self.requests.len() == depth as usize || !self.kept.has_room(&record, depth);
         let is_device_full = of_device > 0 && of_device >= self.per_device as usize;
         let told = self.reporter.report(record);
         self.refused += u64::from(told.is_err());

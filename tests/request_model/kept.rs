@@ -19,7 +19,13 @@ pub(crate) trait Kind: Sample {
 }
 
 pub(crate) trait Kept<R: Kind>: Default {
-    fn admit(&self, record: &R, depth: u32) -> Result<(), Refusal>;
+    fn admit(&self, record: &R) -> Result<(), Refusal>;
+
+    /// Whether it can be kept in a channel of `depth`.
+    fn has_room(&self, _record: &R, _depth: u32) -> bool {
+        true
+    }
+
     fn published(&mut self, record: &R);
     fn completed(&mut self, ended: &Completion<R>);
     fn detached(&mut self, _dev_id: u32) {}
@@ -65,14 +71,13 @@ impl Kind for PciError {
 }
 
 impl Kept<PciError> for Recoveries {
-    fn admit(&self, record: &PciError, depth: u32) -> Result<(), Refusal> {
+    fn admit(&self, record: &PciError) -> Result<(), Refusal> {
         let known = self.0.get(&record.dev_id);
-        let mut recovery = known.map(|(recovery, _)| *recovery).unwrap_or_default();
-        recovery.tell(record)?;
-        if known.is_none() && self.0.len() == depth as usize {
-            return Err(Refusal::TooManyRecoveries);
-        }
-        Ok(())
+        known.map(|(recovery, _)| *recovery).unwrap_or_default().tell(record)
+    }
+
+    fn has_room(&self, record: &PciError, depth: u32) -> bool {
+        self.0.len() < depth as usize || self.0.contains_key(&record.dev_id)
     }
 
     fn published(&mut self, record: &PciError) {
@@ -122,7 +127,7 @@ impl Kind for DeviceRequest {
 }
 
 impl Kept<DeviceRequest> for Releases {
-    fn admit(&self, record: &DeviceRequest, _depth: u32) -> Result<(), Refusal> {
+    fn admit(&self, record: &DeviceRequest) -> Result<(), Refusal> {
         match record.kind.get() {
             1 | 2 => Ok(()),
             _ => Err(Refusal::Contradiction { reason: "there is no such request" }),
