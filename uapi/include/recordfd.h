@@ -812,4 +812,122 @@ recordfd_group_response(const struct recordfd_group *group, __u32 code)
 	return response;
 }
 
+/*
+ * The code of a PCIe PRG Response: what VT-d has as RC, AMD as the status of COMPLETE_PPR_REQUEST,
+ * RISC-V as the code of ATS.PRGR. 2 to 0xe mean a failure too, and are never sent.
+ */
+#define RECORDFD_PRI_SUCCESS 0x0
+#define RECORDFD_PRI_INVALID_REQUEST 0x1
+#define RECORDFD_PRI_RESPONSE_FAILURE 0xf
+
+/* Resp of SMMUv3's CMD_PRI_RESP, which counts the other way round. 3 makes the command illegal. */
+#define RECORDFD_SMMUV3_PRI_RESPONSE_FAILURE 0
+#define RECORDFD_SMMUV3_PRI_INVALID_REQUEST 1
+#define RECORDFD_SMMUV3_PRI_SUCCESS 2
+
+/* Ac and Ab of SMMUv3's CMD_RESUME, bits 13:12. */
+#define RECORDFD_SMMUV3_RESUME_RAZ_WI 0
+#define RECORDFD_SMMUV3_RESUME_RETRY 1
+#define RECORDFD_SMMUV3_RESUME_ABORT 2
+
+/**
+ * recordfd_response_to_pri() - The code of a PRG Response for an answer to page faults
+ * @code: RECORDFD_PAGE_RESPONSE_*, or 2, the FAILURE that exists inside of Linux only
+ *
+ * Return: RECORDFD_PRI_*, or -EINVAL for any other code.
+ */
+static inline int recordfd_response_to_pri(__u32 code)
+{
+	switch (code) {
+	case RECORDFD_PAGE_RESPONSE_SUCCESS:
+		return RECORDFD_PRI_SUCCESS;
+	case RECORDFD_PAGE_RESPONSE_INVALID:
+		return RECORDFD_PRI_INVALID_REQUEST;
+	case 2:
+		return RECORDFD_PRI_RESPONSE_FAILURE;
+	default:
+		return -EINVAL;
+	}
+}
+
+/**
+ * recordfd_pri_to_response() - The answer to page faults for the code of a PRG Response
+ * @pri: The 4-bit code, as a guest gave it
+ * @pri_disabled: Set to 1 when it was a failure, else to 0. A failure cannot be told to the host: it
+ *                gets INVALID. It disables the page request interface of the function, and that is
+ *                the VMM's to model: set Response Failure in the PRI status (bit 0), clear the
+ *                enable, answer later requests likewise.
+ *
+ * Return: RECORDFD_PAGE_RESPONSE_*.
+ */
+static inline __u32 recordfd_pri_to_response(__u32 pri, int *pri_disabled)
+{
+	*pri_disabled = pri != RECORDFD_PRI_SUCCESS && pri != RECORDFD_PRI_INVALID_REQUEST;
+	return pri == RECORDFD_PRI_SUCCESS ? RECORDFD_PAGE_RESPONSE_SUCCESS :
+					     RECORDFD_PAGE_RESPONSE_INVALID;
+}
+
+/**
+ * recordfd_response_to_smmuv3() - Resp of CMD_PRI_RESP for an answer to page faults
+ * @code: As for recordfd_response_to_pri()
+ *
+ * Return: RECORDFD_SMMUV3_PRI_*, or -EINVAL for any other code.
+ */
+static inline int recordfd_response_to_smmuv3(__u32 code)
+{
+	switch (code) {
+	case RECORDFD_PAGE_RESPONSE_SUCCESS:
+		return RECORDFD_SMMUV3_PRI_SUCCESS;
+	case RECORDFD_PAGE_RESPONSE_INVALID:
+		return RECORDFD_SMMUV3_PRI_INVALID_REQUEST;
+	case 2:
+		return RECORDFD_SMMUV3_PRI_RESPONSE_FAILURE;
+	default:
+		return -EINVAL;
+	}
+}
+
+/**
+ * recordfd_smmuv3_to_response() - The answer to page faults for Resp of CMD_PRI_RESP
+ * @resp: The 2-bit code, as a guest gave it
+ * @pri_disabled: As for recordfd_pri_to_response(); untouched when the command is illegal
+ *
+ * Return: RECORDFD_PAGE_RESPONSE_*, or -EINVAL when the command is illegal.
+ */
+static inline int recordfd_smmuv3_to_response(__u32 resp, int *pri_disabled)
+{
+	if (resp > RECORDFD_SMMUV3_PRI_SUCCESS)
+		return -EINVAL;
+	*pri_disabled = resp == RECORDFD_SMMUV3_PRI_RESPONSE_FAILURE;
+	return resp == RECORDFD_SMMUV3_PRI_SUCCESS ? RECORDFD_PAGE_RESPONSE_SUCCESS :
+						     RECORDFD_PAGE_RESPONSE_INVALID;
+}
+
+/**
+ * recordfd_response_to_resume() - Ac and Ab of CMD_RESUME for an answer to a stall
+ * @code: As for recordfd_response_to_pri()
+ *
+ * Return: RECORDFD_SMMUV3_RESUME_RETRY or _ABORT, or -EINVAL for any other code.
+ */
+static inline int recordfd_response_to_resume(__u32 code)
+{
+	if (code > 2)
+		return -EINVAL;
+	return code == RECORDFD_PAGE_RESPONSE_SUCCESS ? RECORDFD_SMMUV3_RESUME_RETRY :
+							RECORDFD_SMMUV3_RESUME_ABORT;
+}
+
+/**
+ * recordfd_resume_to_response() - The answer to a stall for Ac and Ab of CMD_RESUME
+ * @action: Bits 13:12 of the command, as a guest gave it. Retry (Ac) goes before abort; that reads
+ *          shall give zero and writes be ignored (RAZ_WI) cannot be told, so that it is INVALID too.
+ *
+ * Return: RECORDFD_PAGE_RESPONSE_*.
+ */
+static inline __u32 recordfd_resume_to_response(__u32 action)
+{
+	return action & RECORDFD_SMMUV3_RESUME_RETRY ? RECORDFD_PAGE_RESPONSE_SUCCESS :
+						       RECORDFD_PAGE_RESPONSE_INVALID;
+}
+
 #endif /* RECORDFD_H */

@@ -24,6 +24,8 @@
 //! which are little-endian as the hardware writes them. Nothing on the wire is a Rust enum: codes are
 //! transparent integers with named constants, flags keep bits they do not know.
 //!
+//! [`hw`] has the records of the IOMMUs themselves, and turns page faults into them and back.
+//!
 //! What mirrors Linux or a specification names its source; everything else is recordfd's own.
 //!
 //! ```
@@ -51,6 +53,7 @@ pub mod acpi_genl;
 mod device;
 mod format;
 mod header;
+pub mod hw;
 mod linux;
 mod mixed;
 mod offer;

@@ -10,6 +10,8 @@
  *   room COUNT                         new group collector
  *   add FLAGS COOKIE ADDRESS           result, count, complete, address of the last page kept
  *   respond CODE                       cookie, code
+ *   codes CODE                         the code as an answer to page faults: PRI, Resp, Ac and Ab;
+ *                                      as each of these three: the answer, and PRI disabled or 9
  */
 #include "recordfd.h"
 
@@ -84,6 +86,18 @@ static void add(__u32 flags, __u32 cookie, __u64 address)
 	       group.count ? (unsigned long long)pages[group.count - 1].addr : 0ULL);
 }
 
+static void codes(__u32 code)
+{
+	int pri_disabled = 9, smmuv3_disabled = 9;
+	__u32 from_pri = recordfd_pri_to_response(code, &pri_disabled);
+	int from_smmuv3 = recordfd_smmuv3_to_response(code, &smmuv3_disabled);
+
+	printf("%d %d %d ", recordfd_response_to_pri(code), recordfd_response_to_smmuv3(code),
+	       recordfd_response_to_resume(code));
+	printf("%u/%d %d/%d %u\n", from_pri, pri_disabled, from_smmuv3, smmuv3_disabled,
+	       recordfd_resume_to_response(code));
+}
+
 int main(void)
 {
 	static char line[8192 + 64], hex[8192 + 1];
@@ -110,6 +124,8 @@ int main(void)
 		} else if (sscanf(line, "respond %x", &a) == 1) {
 			response = recordfd_group_response(&group, a);
 			printf("%x %x\n", response.cookie, response.code);
+		} else if (sscanf(line, "codes %x", &a) == 1) {
+			codes(a);
 		} else {
 			fprintf(stderr, "unknown command: %s", line);
 			return EXIT_FAILURE;

@@ -2,9 +2,12 @@
 
 use std::fmt::Write;
 
+use recordfd_uapi::hw::pcie::{PrgResponse, ResponseCode};
+use recordfd_uapi::hw::smmuv3::{CmdResume, Command, PriResp};
+use recordfd_uapi::hw::Loss;
 use recordfd_uapi::{
-    AcpiNotify, Event, EventFlags, EventHeader, FixedText, Format, LinuxEvent, LinuxEvents, Payload,
-    PgFaultFlags, Record, Sequence,
+    AcpiNotify, Event, EventFlags, EventHeader, FixedText, Format, LinuxEvent, LinuxEvents, PageResponse,
+    PageResponseCode, Payload, PgFaultFlags, Record, Sequence,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -239,4 +242,34 @@ fn group_collector_keeps_groups_apart() {
     script.expect("room 8", "0 0");
     script.expect("respond 1", "0 1");
     script.check("group");
+}
+
+#[test]
+fn answers_of_hardware_are_those_of_rust() {
+    let mut script = Script::default();
+    for number in (0..=0x10).chain([0x100, 0x101, u32::MAX]) {
+        let response = PageResponse { cookie: 1, code: PageResponseCode::new(number) };
+        let pri = PrgResponse::from_response(&response, 0, None, 0).map(|response| response.code);
+        let resp = pri.map_or(EINVAL, |code| PriResp::from_code(code).unwrap().get().into());
+        // What the command's bytes say.
+        let resume = CmdResume::from_response(&response, 0, 0)
+            .map_or(EINVAL, |resume| (Command::Resume(resume).encode().unwrap()[1] >> 4).into());
+        let pri = pri.map_or(EINVAL, |code| code.get().into());
+
+        let answer = |code: ResponseCode| {
+            let (answer, loss) = code.to_answer();
+            format!("{}/{}", answer.get(), u8::from(loss == Loss::PRI_DISABLED))
+        };
+        // Codes that have no place in a byte are failures like those that have none in 4 bits.
+        let narrow = u8::try_from(number).unwrap_or(u8::MAX);
+        let from_pri = answer(ResponseCode::new(narrow));
+        let from_resp = PriResp::new(narrow).code().map_or(format!("{EINVAL}/9"), answer);
+        let mut command = [0; 16];
+        (command[0], command[1]) = (0x44, (number as u8 & 3) << 4);
+        let Command::Resume(resumed) = Command::decode(&command) else { panic!("{command:?}") };
+        let from_resume = resumed.to_response(1).0.code.get();
+        let answer = format!("{pri} {resp} {resume} {from_pri} {from_resp} {from_resume}");
+        script.expect(format!("codes {number:x}"), answer);
+    }
+    script.check("codes");
 }

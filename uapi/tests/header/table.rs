@@ -3,6 +3,8 @@
 use std::mem::offset_of;
 
 use recordfd_uapi::acpi_genl::{self, AcpiGenlEvent};
+use recordfd_uapi::hw::pcie::ResponseCode;
+use recordfd_uapi::hw::smmuv3::PriResp;
 use recordfd_uapi::{
     AcpiNotify, AcpiOst, ChannelInfo, DeviceAck, DeviceAckCode, DeviceRequest, DeviceRequestKind, Event,
     EventFlags, EventHeader, Format, Mixed, Offer, OfferFlags, PageResponse, PageResponseCode,
@@ -119,6 +121,12 @@ pub(crate) fn constants() -> Vec<Constant> {
         RECORDFD_PGFAULT_PERM_PRIV = PgFaultPerm::PRIV.bits();
         RECORDFD_PAGE_RESPONSE_SUCCESS = PageResponseCode::SUCCESS.get();
         RECORDFD_PAGE_RESPONSE_INVALID = PageResponseCode::INVALID.get();
+        RECORDFD_PRI_SUCCESS = ResponseCode::SUCCESS.get();
+        RECORDFD_PRI_INVALID_REQUEST = ResponseCode::INVALID_REQUEST.get();
+        RECORDFD_PRI_RESPONSE_FAILURE = ResponseCode::RESPONSE_FAILURE.get();
+        RECORDFD_SMMUV3_PRI_RESPONSE_FAILURE = PriResp::RESPONSE_FAILURE.get();
+        RECORDFD_SMMUV3_PRI_INVALID_REQUEST = PriResp::INVALID_REQUEST.get();
+        RECORDFD_SMMUV3_PRI_SUCCESS = PriResp::SUCCESS.get();
         RECORDFD_PCI_STEP_ERROR_DETECTED = PciErrorStep::ERROR_DETECTED.get();
         RECORDFD_PCI_STEP_MMIO_ENABLED = PciErrorStep::MMIO_ENABLED.get();
         RECORDFD_PCI_STEP_SLOT_RESET = PciErrorStep::SLOT_RESET.get();
@@ -156,7 +164,7 @@ pub(crate) const C_ONLY_STRUCTS: [(&str, &[&str]); 2] = [
     ("recordfd_iter", &["next", "rest", "record_size", "flags"]),
     ("recordfd_group", &["pages", "room", "count", "cookie", "complete"]),
 ];
-pub(crate) const C_ONLY_DEFINES: [&str; 8] = [
+pub(crate) const C_ONLY_DEFINES: [&str; 11] = [
     "RECORDFD_H",
     "RECORDFD_STATIC_ASSERT",
     "RECORDFD_ASSERT_SIZE",
@@ -165,8 +173,11 @@ pub(crate) const C_ONLY_DEFINES: [&str; 8] = [
     "RECORDFD_FORMAT_ID",
     "RECORDFD_FORMAT_VERSION",
     "RECORDFD_ITER_LINUX",
+    "RECORDFD_SMMUV3_RESUME_RAZ_WI",
+    "RECORDFD_SMMUV3_RESUME_RETRY",
+    "RECORDFD_SMMUV3_RESUME_ABORT",
 ];
-pub(crate) const FUNCTIONS: [&str; 10] = [
+pub(crate) const FUNCTIONS: [&str; 16] = [
     "recordfd_format_record_size",
     "recordfd_format_reply_size",
     "recordfd_text_len",
@@ -177,4 +188,10 @@ pub(crate) const FUNCTIONS: [&str; 10] = [
     "recordfd_group_init",
     "recordfd_group_add",
     "recordfd_group_response",
+    "recordfd_response_to_pri",
+    "recordfd_pri_to_response",
+    "recordfd_response_to_smmuv3",
+    "recordfd_smmuv3_to_response",
+    "recordfd_response_to_resume",
+    "recordfd_resume_to_response",
 ];
