@@ -90,10 +90,8 @@ fn list(json: bool) -> Result<Bad, Stop> {
 
 fn decode(format: &Format, raw: bool, pretty: bool) -> Result<Bad, Stop> {
     let shown = |bytes: &[u8]| {
-        if pretty {
-            return record::pretty(format, bytes);
-        }
-        record::decode(format, bytes).map(|fields| Value::Object(fields).to_string())
+        let fields = record::decode(format, bytes)?;
+        Ok(if pretty { record::pretty(format, bytes, &fields) } else { Value::Object(fields).to_string() })
     };
     if raw {
         return each_record(&mut io::stdin().lock(), format.size, |bytes| printed(shown(bytes)));
@@ -122,12 +120,10 @@ fn encode(format: &Format) -> Result<Bad, Stop> {
 }
 
 fn change(options: &Convert) -> Result<Bad, Stop> {
-    let (from, to, given) = (options.from, options.to, options.given());
-    if let Err(error) = convert::check(from, to) {
-        wrong_use(&error);
-    }
+    let way = convert::Way::new(options.from, options.to).unwrap_or_else(|error| wrong_use(&error));
+    let given = options.given();
     line_by_line(|line, number| {
-        let (bytes, loss) = convert::convert(from, to, &unhex(line)?, &given)?;
+        let (bytes, loss) = way.convert(&unhex(line)?, &given)?;
         if !loss.is_empty() {
             let names: Vec<_> = loss.iter_names().map(|(name, _)| name).collect();
             tell(&format!("line {number}: lost {}", names.join(" ")));

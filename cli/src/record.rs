@@ -58,18 +58,16 @@ pub(crate) fn encode(format: &Format, value: &Value) -> Result<Vec<u8>, String> 
     }
 }
 
-/// The record as a line for people.
-pub(crate) fn pretty(format: &Format, bytes: &[u8]) -> Result<String, String> {
-    let record = reading(format, bytes)?;
-    let shape = shape_of(format, &record);
+/// The record as a line for people, with as many of its decoded `fields` as there are.
+pub(crate) fn pretty(format: &Format, bytes: &[u8], fields: &Map<String, Value>) -> String {
+    let shape = shape_of(format, bytes);
     let mut line = format.name.to_owned();
     if !shape.name.is_empty() {
         line += " ";
         line += shape.name;
     }
-    let fields = decode(format, bytes)?;
     for field in shape.fields {
-        let Some(value) = get(&fields, field.name) else { continue };
+        let Some(value) = get(fields, field.name) else { continue };
         line += &format!(" {}={}", field.name, shown(value));
         if let (Some(meaning), Some(number)) = (field.meaning, value.as_u64()) {
             let meaning = meaning(number);
@@ -81,10 +79,10 @@ pub(crate) fn pretty(format: &Format, bytes: &[u8]) -> Result<String, String> {
     if let Some(other) = fields.get(OTHER) {
         line += &format!(" {OTHER}={}", shown(other));
     }
-    if let Some(remark) = format.remark.and_then(|remark| remark(&record)) {
+    if let Some(remark) = format.remark.and_then(|remark| remark(bytes)) {
         line += &format!(": {remark}");
     }
-    Ok(line)
+    line
 }
 
 /// The bytes as the library writes them; as they are, where it never would.

@@ -20,7 +20,7 @@ pub(crate) fn unhex(text: &str) -> Result<Vec<u8>, String> {
             None => Err(format!("{digit:?} is no hex digit")),
         })
         .collect::<Result<_, _>>()?;
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return Err("ends in the middle of a byte".to_owned());
     }
     Ok(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())

@@ -12,10 +12,10 @@ use recordfd::uapi::{
     PciError, PciErrorFlags, PciErrorStep, PgFault, Sequenced, Smmuv3Event, Tegra241CmdqvEvent,
 };
 use recordfd::{Error, TryRecvError};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::args::{Respond, Watch};
-use crate::formats::{Format, bytes_of};
+use crate::formats::bytes_of;
 use crate::lines::{Bad, Stop, print};
 use crate::{record, wrong_use};
 
@@ -70,14 +70,9 @@ impl Shown<'_> {
         self.options.count.is_some_and(|count| self.count >= count)
     }
 
-    fn record(&mut self, format: &Format, bytes: &[u8]) -> Result<(), Stop> {
-        self.count += 1;
-        let line = if self.options.json {
-            record::decode(format, bytes).map(|fields| Value::Object(fields).to_string())
-        } else {
-            record::pretty(format, bytes)
-        };
-        print(&line.map_err(Stop::Failed)?)
+    fn record(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        let fields = record::decode(self.options.format, bytes).map_err(Stop::Failed)?;
+        self.fields(bytes, fields)
     }
 
     /// Prints a record that was received without its header.
@@ -85,7 +80,18 @@ impl Shown<'_> {
         let format = self.options.format;
         let mut headed = vec![0; format.size - bytes.len()];
         headed.extend(bytes);
-        self.record(format, &headed)
+        let mut fields = record::decode(format, &headed).map_err(Stop::Failed)?;
+        fields.shift_remove("header");
+        self.fields(&headed, fields)
+    }
+
+    fn fields(&mut self, bytes: &[u8], fields: Map<String, Value>) -> Result<(), Stop> {
+        self.count += 1;
+        if self.options.json {
+            print(&Value::Object(fields).to_string())
+        } else {
+            print(&record::pretty(self.options.format, bytes, &fields))
+        }
     }
 
     /// Prints what is no record.
@@ -131,7 +137,7 @@ fn events<R: EventRecord>(
         match receiver.recv() {
             Ok(Received::Record { lost, sequence, record }) => {
                 shown.lost(lost)?;
-                shown.record(shown.options.format, &bytes_of(&R::Wire::new(sequence, record)))?;
+                shown.record(&bytes_of(&R::Wire::new(sequence, record)))?;
                 if let Some(reply) = answer(&record) {
                     receiver.reply(reply).map_err(|error| failed(&error))?;
                 }

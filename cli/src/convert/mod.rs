@@ -47,40 +47,37 @@ impl Given {
     }
 }
 
-/// Why the formats cannot be converted, if they cannot.
-pub(crate) fn check(from: &Format, to: &Format) -> Result<(), String> {
-    match (from.converts, to.converts) {
-        (Some(Converts::Request(_)), Some(Converts::Request(_)))
-        | (Some(Converts::Response(_)), Some(Converts::Response(_))) => Ok(()),
-        (Some(Converts::Request(_)), _) => {
-            Err(format!("{} is a request, and {} an answer", from.name, to.name))
-        }
-        _ => Err(format!("{} is an answer, and {} a request", from.name, to.name)),
-    }
+/// The way from one format to another.
+pub(crate) enum Way {
+    Requests(request::Ways, request::Ways),
+    Responses(response::Ways, response::Ways),
 }
 
-/// The record as one of the other format, and what was lost on the way.
-pub(crate) fn convert(
-    from: &Format,
-    to: &Format,
-    bytes: &[u8],
-    given: &Given,
-) -> Result<(Vec<u8>, Loss), String> {
-    if bytes.len() != from.size {
-        return Err(format!("{} bytes where the record has {}", bytes.len(), from.size));
+impl Way {
+    pub(crate) fn new(from: &Format, to: &Format) -> Result<Self, String> {
+        match (from.converts, to.converts) {
+            (Some(Converts::Request(from)), Some(Converts::Request(to))) => Ok(Self::Requests(from, to)),
+            (Some(Converts::Response(from)), Some(Converts::Response(to))) => Ok(Self::Responses(from, to)),
+            (Some(Converts::Request(_)), _) => {
+                Err(format!("{} is a request, and {} an answer", from.name, to.name))
+            }
+            _ => Err(format!("{} is an answer, and {} a request", from.name, to.name)),
+        }
     }
-    match (from.converts, to.converts) {
-        (Some(Converts::Request(from)), Some(Converts::Request(to))) => {
-            let (fault, before) = (from.to_fault)(bytes, given)?;
-            let (bytes, behind) = (to.from_fault)(&fault, given)?;
-            Ok((bytes, before | behind))
-        }
-        (Some(Converts::Response(from)), Some(Converts::Response(to))) => {
-            let (answer, before) = (from.to_answer)(bytes, given)?;
-            let (bytes, behind) = (to.from_answer)(&answer, given)?;
-            Ok((bytes, before | behind))
-        }
-        _ => check(from, to).map(|()| (Vec::new(), Loss::empty())),
+
+    /// The record as one of the other format, and what was lost on the way.
+    pub(crate) fn convert(&self, bytes: &[u8], given: &Given) -> Result<(Vec<u8>, Loss), String> {
+        let ((bytes, behind), before) = match self {
+            Self::Requests(from, to) => {
+                let (fault, loss) = (from.to_fault)(bytes, given)?;
+                ((to.from_fault)(&fault, given)?, loss)
+            }
+            Self::Responses(from, to) => {
+                let (answer, loss) = (from.to_answer)(bytes, given)?;
+                ((to.from_answer)(&answer, given)?, loss)
+            }
+        };
+        Ok((bytes, before | behind))
     }
 }
 

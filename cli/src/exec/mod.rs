@@ -55,7 +55,7 @@ pub(crate) fn run(options: &Exec) -> ExitCode {
             return fail(status, &format!("{}: {error}", options.command[0].display()));
         }
     };
-    let mut exec = Running::start(options, feed.into(), input);
+    let exec = Running::start(options, feed.into(), input);
     exec.wait_for_feed();
     exec.wait_for_answers(Duration::from_millis(options.respond_timeout.into()));
     exec.finish(child)
@@ -107,8 +107,7 @@ struct Collected {
 struct Running {
     feed: Arc<dyn Feed>,
     must_answer: bool,
-    feeding: Option<thread::JoinHandle<Fed>>,
-    fed: Fed,
+    feeding: thread::JoinHandle<Fed>,
     collecting: thread::JoinHandle<Collected>,
     is_over: Arc<AtomicBool>,
 }
@@ -130,23 +129,17 @@ impl Running {
             let reply = options.format.reply.and_then(formats::find);
             move || collect_all(&*feed, reply, &is_over)
         });
-        let fed = Fed { bad: Bad::default(), is_cut: false };
-        Self { feed, must_answer, feeding: Some(feeding), fed, collecting, is_over }
+        Self { feed, must_answer, feeding, collecting, is_over }
     }
 
     /// Waits until all of the input is fed, or nobody takes it any more.
-    fn wait_for_feed(&mut self) {
+    fn wait_for_feed(&self) {
         let mut closed = None;
-        while let Some(feeding) = self.feeding.take_if(|feeding| {
-            let is_closed = self.feed.is_closed();
-            let since = is_closed.then(|| *closed.get_or_insert_with(Instant::now));
-            !feeding.is_finished() && since.is_none_or(|since: Instant| since.elapsed() < GRACE)
-        }) {
-            self.feeding = Some(feeding);
+        while !self.feeding.is_finished() {
+            if self.feed.is_closed() && closed.get_or_insert_with(Instant::now).elapsed() >= GRACE {
+                return;
+            }
             thread::sleep(PAUSE);
-        }
-        if let Some(feeding) = self.feeding.take_if(|feeding| feeding.is_finished()) {
-            self.fed = feeding.join().unwrap_or(Fed { bad: Bad(true), is_cut: true });
         }
     }
 
@@ -165,19 +158,25 @@ impl Running {
     fn finish(self, mut child: Child) -> ExitCode {
         self.is_over.store(true, Ordering::Relaxed);
         let collected = self.collecting.join().unwrap_or(Collected { bad: Bad(true), unanswered: 0 });
+        let fed = if self.feeding.is_finished() {
+            self.feeding.join().unwrap_or(Fed { bad: Bad(true), is_cut: true })
+        } else {
+            // It waits for input that nobody would take.
+            Fed { bad: Bad::default(), is_cut: false }
+        };
         drop(self.feed);
         let status = match child.wait() {
             Ok(status) => status.code().unwrap_or(128 + status.signal().unwrap_or(0)),
             Err(error) => return fail(1, &format!("waiting failed: {error}")),
         };
-        let unanswered = collected.unanswered + u64::from(self.must_answer && self.fed.is_cut);
+        let unanswered = collected.unanswered + u64::from(self.must_answer && fed.is_cut);
         if unanswered > 0 {
             return fail(
                 UNANSWERED,
                 &format!("not answered: {unanswered} at least; the status of CMD is {status}"),
             );
         }
-        let status = if status == 0 { u8::from(self.fed.bad.0 || collected.bad.0) } else { status as u8 };
+        let status = if status == 0 { u8::from(fed.bad.0 || collected.bad.0) } else { status as u8 };
         ExitCode::from(status)
     }
 }

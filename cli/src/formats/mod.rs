@@ -25,10 +25,13 @@ pub(crate) struct Format {
     /// The format of what it is answered with.
     pub(crate) reply: Option<&'static str>,
     /// A word more on a record, for people.
-    pub(crate) remark: Option<fn(&[u8]) -> Option<String>>,
+    pub(crate) remark: Option<Remark>,
     /// How it becomes a page fault or an answer to one, and is made of it.
     pub(crate) converts: Option<Converts>,
 }
+
+/// What there is to say about a record, if anything.
+pub(crate) type Remark = fn(&[u8]) -> Option<String>;
 
 /// One kind of record of a format.
 pub(crate) struct Shape {
@@ -109,7 +112,7 @@ pub(crate) fn of_channel(channel: ChannelFormat) -> Option<&'static Format> {
 }
 
 /// How the library reads and writes a record of a channel.
-fn record<R: Record>(bytes: &[u8]) -> Reading {
+fn read<R: Record>(bytes: &[u8]) -> Reading {
     match R::decode(bytes) {
         Ok(record) => Reading::Bytes(bytes_of(&record)),
         Err(error) => Reading::Refused(error.to_string()),

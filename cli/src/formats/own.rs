@@ -10,12 +10,13 @@ use recordfd::uapi::{
     Smmuv3Event, Tegra241CmdqvEvent, notify_value_name,
 };
 
-use super::{Format, Shape, record};
+use super::{Format, Remark, Shape, read};
 use crate::convert::{request, response};
 use crate::field::Field;
+use crate::record;
 
 const fn own<R: Record>(name: &'static str, about: &'static str) -> Format {
-    Format::new(name, R::SIZE, record::<R>, about)
+    Format::new(name, R::SIZE, read::<R>, about)
 }
 
 impl Format {
@@ -23,17 +24,18 @@ impl Format {
         Self { channel: Some(channel), ..self }
     }
 
-    const fn remark(self, remark: fn(&[u8]) -> Option<String>) -> Self {
+    const fn remark(self, remark: Remark) -> Self {
         Self { remark: Some(remark), ..self }
     }
 }
 
-/// What the library calls a code or flags, without the type's name.
+/// What the library calls a code or flags, without the type's name; nothing if it has no name.
 fn word_of(value: impl Debug) -> String {
     let text = format!("{value:?}");
-    match text.split_once(") ") {
-        Some((_, flags)) => flags.to_owned(),
-        None if text.contains('(') => String::new(),
+    match text.split_once('(') {
+        Some((_, number)) => {
+            number.trim_end_matches(')').split_once(' ').map_or("", |(_, flags)| flags).to_owned()
+        }
         None => text,
     }
 }
@@ -99,7 +101,11 @@ pub(super) const FORMATS: &[Format] = &[
     own::<Event<Smmuv3Event>>("viommu.arm_smmuv3", "event of a virtual SMMUv3")
         .shapes(sole![HEADER_FLAGS, HEADER_SEQUENCE, Field::words("evt", 8, 8, 4).little_endian()])
         .on(ChannelFormat::VIOMMU_ARM_SMMUV3_V1)
-        .remark(|bytes| crate::record::pretty(super::find("smmuv3.event")?, &bytes[8..]).ok())
+        .remark(|bytes| {
+            let (event, bytes) = (super::find("smmuv3.event")?, bytes.get(8..)?);
+            let fields = record::decode(event, bytes).ok()?;
+            Some(record::pretty(event, bytes, &fields))
+        })
         .converts(request::VIOMMU_SMMUV3),
     own::<Event<Tegra241CmdqvEvent>>("viommu.tegra241_cmdqv", "error of a Tegra241 virtual command queue")
         .shapes(sole![HEADER_FLAGS, HEADER_SEQUENCE, Field::words("lvcmdq_err_map", 8, 8, 2).little_endian()])
