@@ -99,6 +99,15 @@ enum Policy {
 }
 
 impl Convert {
+    /// What is of no use between answers, if it was given.
+    pub(crate) fn check_answers(&self) -> Result<(), String> {
+        if self.rids.is_empty() {
+            return Ok(());
+        }
+        Err("--rid is for requests: answers are for the requester that they name, or for --requester"
+            .to_owned())
+    }
+
     pub(crate) fn given(&self) -> Given {
         let policy = match self.policy {
             Policy::AsIs => GuestPolicy::AsIs,
@@ -225,7 +234,8 @@ Examples:
   recordfd decode --format vtd.page_req_dsc < in.hex | jq -c '.RID = 256' | recordfd encode --format vtd.page_req_dsc";
 
 const CONVERT_HELP: &str = "\
-Reads and prints a record a line, in hex. On the way each is a page fault (struct iommu_hwpt_pgfault), or an answer
+Reads and prints a record a line, in hex. What is given by --requester, --pasid, --prgi or --cookie goes before what an
+answer says. On the way each is a page fault (struct iommu_hwpt_pgfault), or an answer
 (struct iommu_hwpt_page_response); what that, or the target, has no place for is told of on stderr, by line:
   ADDR LENGTH COOKIE PASID EXEC PRIV LAST GROUP   the field of the fault
   UNKNOWN        flags that are not known

@@ -121,6 +121,9 @@ fn encode(format: &Format) -> Result<Bad, Stop> {
 
 fn change(options: &Convert) -> Result<Bad, Stop> {
     let way = convert::Way::new(options.from, options.to).unwrap_or_else(|error| wrong_use(&error));
+    if let (convert::Way::Responses(..), Err(error)) = (&way, options.check_answers()) {
+        wrong_use(&error);
+    }
     let given = options.given();
     line_by_line(|line, number| {
         let (bytes, loss) = way.convert(&unhex(line)?, &given)?;

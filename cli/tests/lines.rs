@@ -73,6 +73,7 @@ fn wrong_use_has_a_status_of_its_own() {
         "convert --from amd.ppr --to vtd.page_req_dsc --rid 7=x",
         "convert --from amd.ppr --to vtd.page_req_dsc --policy maybe",
         "convert --from amd.ppr --to vtd.page_req_dsc --prgi 65536",
+        "convert --from amd.complete_ppr --to smmuv3.cmd_pri_resp --rid 7=8",
         "exec --format acpi.notify",
         "exec --format acpi.ost -- true",
         "exec --format acpi.notify --depth 0 -- true",
@@ -134,6 +135,27 @@ fn each_record_is_printed_as_it_comes() {
     }
     drop(stdin);
     assert!(lines.next().is_none() && child.wait().unwrap().success());
+}
+
+#[test]
+fn progress_is_told_on_a_terminal_only() {
+    let script = "
+import os, pty, subprocess, sys
+near, far = pty.openpty()
+with open('/dev/zero') as zero, open('/dev/null', 'w') as null:
+    words = [sys.argv[1], 'decode', '--raw', '--format', 'iommufd.page_response']
+    tool = subprocess.Popen(words, stdin=zero, stdout=null, stderr=far)
+    told = os.read(near, 100).decode()
+    tool.kill()
+    tool.wait()
+    assert told.startswith('\\r\\x1b[Krecordfd: ') and told.endswith(' records'), told
+    try:
+        subprocess.run(words, stdin=zero, stdout=null, stderr=subprocess.PIPE, timeout=1.5)
+    except subprocess.TimeoutExpired as expired:
+        print(expired.stderr)
+";
+    let ran = run(Command::new("python3").args(["-c", script, TOOL]), b"");
+    assert_eq!(ran.quiet_lines(), ["None"]);
 }
 
 #[test]

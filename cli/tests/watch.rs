@@ -19,9 +19,14 @@ const TRANSPORTS: [(&str, &str); 2] = [("socket", ""), ("shared", "--shared")];
 
 /// Runs `exec` with `watch` as the program; both print to the same output.
 fn watched(format: &str, transport: (&str, &str), watch: &str, records: &[String]) -> Ran {
+    watched_for(20_000, format, transport, watch, records)
+}
+
+/// As [`watched`], with answers that may take so many milliseconds.
+fn watched_for(timeout: u32, format: &str, transport: (&str, &str), watch: &str, records: &[String]) -> Ran {
     let (transport, shared) = transport;
     let words = format!(
-        "exec --format {format} --transport {transport} --respond-timeout 2000 -- \
+        "exec --format {format} --transport {transport} --respond-timeout {timeout} -- \
          {TOOL} watch --format {format} {shared} {watch}"
     );
     run(Command::new(TOOL).args(words.split_whitespace()), records.join("\n").as_bytes())
@@ -110,7 +115,7 @@ fn nothing_is_answered_unless_asked_for() {
             assert_eq!((ran.status, seen.len(), answers), (3, 1, vec![negative]), "{transport:?}");
         }
         // One that stays is told that it is too late.
-        let ran = watched("iommufd.pgfault_v2", transport, "--json", &[headed(&fault(1, true))]);
+        let ran = watched_for(1000, "iommufd.pgfault_v2", transport, "--json", &[headed(&fault(1, true))]);
         let (seen, answers) = sides(&ran);
         assert_eq!((ran.status, answers), (3, vec![json!({"code": 1, "cause": "Deadline"})]), "{ran:?}");
         assert_eq!(seen[1], json!({"cancelled": seen[0]["cookie"]}));
