@@ -39,10 +39,15 @@ impl Bad {
     }
 }
 
-/// Tells something on stderr; who closed it does not want to know.
+/// Writes to stderr in one piece, for others write there, too; who closed it does not want to know.
+fn to_stderr(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// Tells something on stderr.
 pub(crate) fn tell(message: &str) {
     let clear = if io::stderr().is_terminal() { "\r\x1b[K" } else { "" };
-    let _ = writeln!(io::stderr(), "{clear}recordfd: {message}");
+    to_stderr(&format!("{clear}recordfd: {message}\n"));
 }
 
 /// Writes a line and flushes it.
@@ -70,7 +75,7 @@ impl Progress {
         if self.is_wanted && self.told.elapsed() >= EVERY {
             self.told = Instant::now();
             self.is_told = true;
-            let _ = write!(io::stderr(), "\r\x1b[Krecordfd: {count} records");
+            to_stderr(&format!("\r\x1b[Krecordfd: {count} records"));
         }
     }
 }
@@ -78,7 +83,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.is_told {
-            let _ = write!(io::stderr(), "\r\x1b[K");
+            to_stderr("\r\x1b[K");
         }
     }
 }
