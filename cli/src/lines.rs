@@ -39,6 +39,14 @@ impl Bad {
     }
 }
 
+/// An error and what it comes from.
+pub(crate) fn with_source(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", with_source(source)),
+        None => error.to_string(),
+    }
+}
+
 /// Writes to stderr in one piece, for others write there, too; who closed it does not want to know.
 fn to_stderr(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());

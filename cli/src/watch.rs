@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::os::fd::{OwnedFd, RawFd};
+use std::thread;
+use std::time::Duration;
 
 use filedescriptor::FileDescriptor;
 use recordfd::event::{Received, Receiver};
@@ -11,13 +13,16 @@ use recordfd::uapi::{
     AcpiNotify, AcpiOst, DeviceRequest, EventRecord, Format as ChannelFormat, MixedEvent, PciChannelState,
     PciError, PciErrorFlags, PciErrorStep, PgFault, Sequenced, Smmuv3Event, Tegra241CmdqvEvent,
 };
-use recordfd::{Error, TryRecvError};
+use recordfd::{Error, RespondError, TryRecvError, TrySendError};
 use serde_json::{Map, Value, json};
 
 use crate::args::{Respond, Watch};
 use crate::formats::bytes_of;
-use crate::lines::{Bad, Stop, print};
+use crate::lines::{Bad, Stop, print, with_source};
 use crate::{record, wrong_use};
+
+/// How long to wait for room for an answer.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// What EDR takes for success (PCI Firmware Specification; Linux `drivers/pci/pcie/edr.c`).
 const EDR_SUCCESS: u32 = 0x80;
@@ -113,14 +118,23 @@ impl Shown<'_> {
 }
 
 fn failed(error: &dyn std::error::Error) -> Stop {
-    Stop::Failed(match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    })
+    Stop::Failed(with_source(error))
 }
 
 fn attached<T>(end: Result<T, Error>) -> Result<T, Stop> {
     end.map_err(|error| failed(&error))
+}
+
+/// Answers, as soon as there is room for it. That the other side is gone is told by the next receive.
+fn patiently<T>(mut pending: T, respond: impl Fn(T) -> Result<(), RespondError<T>>) -> Result<(), Stop> {
+    loop {
+        match respond(pending) {
+            Ok(()) | Err(RespondError::Closed) => return Ok(()),
+            Err(RespondError::WouldBlock(again)) => pending = again,
+            Err(error) => return Err(Stop::Failed(error.to_string())),
+        }
+        thread::sleep(PAUSE);
+    }
 }
 
 fn events<R: EventRecord>(
@@ -139,7 +153,14 @@ fn events<R: EventRecord>(
                 shown.lost(lost)?;
                 shown.record(&bytes_of(&R::Wire::new(sequence, record)))?;
                 if let Some(reply) = answer(&record) {
-                    receiver.reply(reply).map_err(|error| failed(&error))?;
+                    while let Err(error) = receiver.reply(reply) {
+                        match error {
+                            TrySendError::Full(_) => thread::sleep(PAUSE),
+                            // The next receive tells.
+                            TrySendError::Closed(_) => break,
+                            error => return Err(failed(&error)),
+                        }
+                    }
                 }
             }
             Ok(Received::Lost { count }) => shown.lost(count)?,
@@ -183,20 +204,15 @@ fn faults(shown: &mut Shown<'_>, end: OwnedFd, format: ChannelFormat) -> Result<
             Err(error) => return shown.end(&error),
         };
         let range = group.range();
-        let respond = shown.options.respond;
-        // Before it is printed, for that may fail; without an answer nobody answers for it.
-        let answered = match respond {
-            None => {
-                group.into_cookie();
-                Ok(())
-            }
-            Some(Respond::Success) => group.respond(ResponseCode::Success).map_err(|error| error.to_string()),
-            Some(Respond::Invalid) => group.respond(ResponseCode::Invalid).map_err(|error| error.to_string()),
-        };
+        match shown.options.respond {
+            // Nobody answers for it then.
+            None => _ = group.into_cookie(),
+            Some(Respond::Success) => patiently(group, |group| group.respond(ResponseCode::Success))?,
+            Some(Respond::Invalid) => patiently(group, |group| group.respond(ResponseCode::Invalid))?,
+        }
         for page in &pages[range] {
             shown.payload(&bytes_of(page))?;
         }
-        answered.map_err(Stop::Failed)?;
     }
     Ok(())
 }
@@ -222,15 +238,11 @@ fn requests<R: Request>(
             Err(error) => return shown.end(&error),
         };
         let record = *pending.record();
-        let answered = match shown.options.respond {
-            None => {
-                pending.into_cookie();
-                Ok(())
-            }
-            Some(word) => pending.respond(verdict(&record, word)).map_err(|error| error.to_string()),
-        };
+        match shown.options.respond {
+            None => _ = pending.into_cookie(),
+            Some(word) => patiently(pending, |pending| pending.respond(verdict(&record, word)))?,
+        }
         shown.payload(&bytes_of(&record))?;
-        answered.map_err(Stop::Failed)?;
     }
     Ok(())
 }

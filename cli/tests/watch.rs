@@ -5,8 +5,11 @@ mod common;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use common::{Ran, TOOL, hex_of, run};
+use recordfd::TryRecvError;
 use recordfd::event;
 use recordfd::uapi::{
     AcpiNotify, DeviceRequest, DeviceRequestKind, Event, FixedText, Le64, Mixed, MixedEvent, PciChannelState,
@@ -91,11 +94,11 @@ fn page_faults_are_answered() {
 #[test]
 fn large_group_and_long_feed_are_seen_whole() {
     for transport in TRANSPORTS {
-        let group = (0..32).map(|page| fault(5, page == 31));
+        let group = (0..200).map(|page| fault(5, page == 199));
         let records: Vec<_> = group.chain((0..1000).map(|group| fault(group % 512, true))).collect();
         let ran = watched("iommufd.pgfault", transport, "--json --respond success", &records);
         let (seen, answers) = sides(&ran);
-        assert_eq!((ran.status, seen.len(), answers.len()), (0, 1033, 1001), "{}", ran.stderr);
+        assert_eq!((ran.status, seen.len(), answers.len()), (0, 1201, 1001), "{}", ran.stderr);
     }
 }
 
@@ -260,6 +263,33 @@ fn losses_are_shown_in_their_place() {
     assert_eq!(next(), json!({"header": {"flags": 0, "sequence": 5}, "evt": [7, 0, 0, 0]}));
     drop(tx);
     assert_eq!(next(), json!({"hang_up": true}));
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn answers_wait_for_room() {
+    let options = recordfd::Options::new().depth(64).reply_depth(2);
+    let (tx, end) = event::socket::<AcpiNotify>(&options).unwrap();
+    let mut child = watch_here(end, "acpi.notify", "--json --respond success");
+    let (bus_id, device_class) = (FixedText::EMPTY, FixedText::EMPTY);
+    for cookie in 1..=50 {
+        tx.try_send(AcpiNotify { dev_id: 1, value: 3, data: 0, cookie, bus_id, device_class }).unwrap();
+    }
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // Until it has no room for another answer.
+    lines.next().unwrap().unwrap();
+    thread::sleep(Duration::from_millis(100));
+    let mut reports = Vec::new();
+    while reports.len() < 50 {
+        match tx.try_recv_reply() {
+            Ok(report) => reports.push(report.cookie),
+            Err(TryRecvError::Empty) => thread::sleep(Duration::from_millis(1)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(reports, (1..=50).collect::<Vec<_>>());
+    drop(tx);
+    assert_eq!(lines.count(), 50, "49 notifications and the hang-up");
     assert!(child.wait().unwrap().success());
 }
 

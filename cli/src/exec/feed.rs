@@ -157,6 +157,7 @@ fn faults(options: &Exec, format: Format) -> Result<(Box<dyn Feed>, UnattachedEn
         .format(format)
         .depth(options.depth)
         .per_device(options.depth)
+        .max_group(options.depth)
         .deadline(timeout(options));
     let (reporter, end) = match options.transport {
         Transport::Socket => fault::socket(&of_channel)?,

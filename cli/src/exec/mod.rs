@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use crate::args::Exec;
 use crate::formats::{self, Format};
-use crate::lines::{Bad, Stop, each_line, print, tell};
+use crate::lines::{Bad, Stop, each_line, print, tell, with_source};
 use crate::record;
 use crate::text::unhex;
 use feed::{Answer, Feed, Sent};
@@ -64,13 +64,6 @@ pub(crate) fn run(options: &Exec) -> ExitCode {
 fn fail(status: u8, message: &str) -> ExitCode {
     tell(message);
     ExitCode::from(status)
-}
-
-fn with_source(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", with_source(source)),
-        None => error.to_string(),
-    }
 }
 
 /// Starts the program; `end` is open in it, and closed here.
