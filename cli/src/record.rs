@@ -35,21 +35,18 @@ pub(crate) fn encode(format: &Format, value: &Value) -> Result<Vec<u8>, String> 
         Some((_, value)) => other(format, value)?,
         None => vec![0; format.size],
     };
-    // Of tags that were not named.
-    for (name, tag) in shape.tags.iter().filter(|(name, _)| !given.iter().any(|(given, _)| given == name)) {
-        field(format, shape, name)?.put(&(*tag).into(), &mut record)?;
+    for (name, _) in given.iter().filter(|(name, _)| name != OTHER) {
+        check_name(format, shape, name)?;
     }
     // In the order of the fields: what is inside of a record depends on what is in front of it.
-    let unknown = given.iter().find(|(name, _)| name != OTHER && field(format, shape, name).is_err());
-    if let Some((name, _)) = unknown {
-        field(format, shape, name)?;
-    }
     for field in shape.fields {
-        let Some((name, value)) = given.iter().find(|(name, _)| name == field.name) else { continue };
+        let named = given.iter().find(|(name, _)| name == field.name).map(|(_, value)| (*value).clone());
+        let tag = shape.tags.iter().find(|(name, _)| *name == field.name).map(|(_, tag)| (*tag).into());
+        let Some(value) = named.or(tag) else { continue };
         if field.is_set(&record) {
-            return Err(format!("{OTHER} has bits of {name}"));
+            return Err(format!("{OTHER} has bits of {}", field.name));
         }
-        field.put(value, &mut record).map_err(|error| format!("{name} {error}"))?;
+        field.put(&value, &mut record).map_err(|error| format!("{} {error}", field.name))?;
     }
     match (format.read)(&record) {
         Reading::Bytes(bytes) if bytes == record => Ok(bytes),
@@ -161,12 +158,14 @@ fn get<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     }
 }
 
-fn field<'a>(format: &Format, shape: &'a Shape, name: &str) -> Result<&'a crate::field::Field, String> {
-    shape.fields.iter().find(|field| field.name == name).ok_or_else(|| {
-        let names: Vec<_> = shape.fields.iter().map(|field| field.name).collect();
-        let kind = if shape.name.is_empty() { String::new() } else { format!(" {}", shape.name) };
-        format!("{}{kind} has no field {name}; it has {}, {OTHER}", format.name, names.join(", "))
-    })
+/// Refuses a name that no field has.
+fn check_name(format: &Format, shape: &Shape, name: &str) -> Result<(), String> {
+    if shape.fields.iter().any(|field| field.name == name) {
+        return Ok(());
+    }
+    let names: Vec<_> = shape.fields.iter().map(|field| field.name).collect();
+    let kind = if shape.name.is_empty() { String::new() } else { format!(" {}", shape.name) };
+    Err(format!("{}{kind} has no field {name}; it has {}, {OTHER}", format.name, names.join(", ")))
 }
 
 fn other(format: &Format, value: &Value) -> Result<Vec<u8>, String> {
