@@ -19,7 +19,7 @@ fi
 # must_fail WHAT FILE SED REASON: runs the models on a copy with one edit, which must fail so.
 must_fail() {
     rm -rf "$scratch/tree" && mkdir "$scratch/tree"
-    cp -r Cargo.toml Cargo.lock src uapi benches tests examples README.md "$scratch/tree"
+    cp -r Cargo.toml Cargo.lock src uapi cli benches tests examples README.md "$scratch/tree"
     sed -i "$3" "$scratch/tree/$2"
     if cmp -s "$2" "$scratch/tree/$2"; then
         echo "loom: the edit '$1' changes nothing" >&2

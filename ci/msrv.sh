@@ -9,7 +9,8 @@ import json, sys
 data = json.load(sys.stdin)
 packages = {package["id"]: package for package in data["packages"]}
 nodes = {node["id"]: node for node in data["resolve"]["nodes"]}
-members = [i for i in data["workspace_members"] if packages[i]["name"].startswith("recordfd")]
+# The tool follows the newest stable.
+members = [i for i in data["workspace_members"] if packages[i]["name"] in ("recordfd", "recordfd-uapi")]
 limit = tuple(int(part) for part in packages[members[0]]["rust_version"].split("."))
 seen, queue = set(), list(members)
 while queue:
@@ -32,7 +33,7 @@ cargo clippy --workspace --lib --all-features -- -D warnings -D clippy::incompat
 # Edition 2021 has no let-chains and takes the library as it is.
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-cp -r Cargo.toml Cargo.lock src uapi benches tests examples README.md "$scratch"
+cp -r Cargo.toml Cargo.lock src uapi cli benches tests examples README.md "$scratch"
 sed -i 's/^edition = "2024"$/edition = "2021"/' "$scratch/Cargo.toml"
 if cmp -s Cargo.toml "$scratch/Cargo.toml"; then
     echo "msrv: the edition is not where it is looked for" >&2

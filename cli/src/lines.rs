@@ -1,0 +1,158 @@
+//! What comes in line by line, what goes out, and what is told of both on stderr.
+
+use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::time::{Duration, Instant};
+
+/// The longest line that is taken, in bytes: more is no record.
+const LONGEST: u64 = 1 << 16;
+
+/// How often progress is told.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// Why a command stops before its end.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// Nobody reads the output any more.
+    BrokenPipe,
+    /// What is to be told on stderr.
+    Failed(String),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::BrokenPipe,
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// Whether anything that came in was bad.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Bad(pub(crate) bool);
+
+impl Bad {
+    /// Tells of a bad line, or of whatever `what` counts.
+    pub(crate) fn tell(&mut self, what: &str, number: u64, error: &str) {
+        self.0 = true;
+        tell(&format!("{what} {number}: {error}"));
+    }
+}
+
+/// An error and what it comes from.
+pub(crate) fn with_source(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", with_source(source)),
+        None => error.to_string(),
+    }
+}
+
+/// Writes to stderr in one piece, for others write there, too; who closed it does not want to know.
+fn to_stderr(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// Tells something on stderr.
+pub(crate) fn tell(message: &str) {
+    let clear = if io::stderr().is_terminal() { "\r\x1b[K" } else { "" };
+    to_stderr(&format!("{clear}recordfd: {message}\n"));
+}
+
+/// Writes a line and flushes it.
+pub(crate) fn print(line: &str) -> Result<(), Stop> {
+    let mut out = io::stdout().lock();
+    out.write_all(format!("{line}\n").as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// Tells how far a long feed has come, if stderr is a terminal and what is printed goes elsewhere.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    told: Instant,
+    is_wanted: bool,
+    is_told: bool,
+}
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        let is_wanted = io::stderr().is_terminal() && !io::stdout().is_terminal();
+        Self { told: Instant::now(), is_wanted, is_told: false }
+    }
+
+    pub(crate) fn at(&mut self, count: u64) {
+        if self.is_wanted && self.told.elapsed() >= EVERY {
+            self.told = Instant::now();
+            self.is_told = true;
+            to_stderr(&format!("\r\x1b[Krecordfd: {count} records"));
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.is_told {
+            to_stderr("\r\x1b[K");
+        }
+    }
+}
+
+/// Hands each line that says something to `take`, with its number from 1 on; empty ones, and those that begin
+/// with `#`, do not. A line that is refused is told of.
+pub(crate) fn each_line(
+    input: &mut dyn BufRead,
+    mut take: impl FnMut(&str, u64) -> Result<Result<(), String>, Stop>,
+) -> Result<Bad, Stop> {
+    let (mut bad, mut progress) = (Bad::default(), Progress::new());
+    let mut line = Vec::new();
+    for number in 1.. {
+        progress.at(number - 1);
+        line.clear();
+        if read(input.take(LONGEST).read_until(b'\n', &mut line))? == 0 {
+            break;
+        }
+        if line.len() as u64 == LONGEST && !line.ends_with(b"\n") {
+            read(input.skip_until(b'\n'))?;
+            bad.tell("line", number, &format!("has more than {LONGEST} bytes"));
+            continue;
+        }
+        let outcome = match std::str::from_utf8(&line).map(str::trim) {
+            Ok("") => Ok(()),
+            Ok(text) if text.starts_with('#') => Ok(()),
+            Ok(text) => take(text, number)?,
+            Err(_) => Err("is no text".to_owned()),
+        };
+        if let Err(error) = outcome {
+            bad.tell("line", number, &error);
+        }
+    }
+    Ok(bad)
+}
+
+/// Hands each record of `size` bytes to `take`, with its number from 1 on.
+pub(crate) fn each_record(
+    input: &mut dyn BufRead,
+    size: usize,
+    mut take: impl FnMut(&[u8]) -> Result<Result<(), String>, Stop>,
+) -> Result<Bad, Stop> {
+    let (mut bad, mut progress) = (Bad::default(), Progress::new());
+    let mut record = Vec::with_capacity(size);
+    for number in 1.. {
+        progress.at(number - 1);
+        record.clear();
+        let found = read(input.take(size as u64).read_to_end(&mut record))?;
+        if found == 0 {
+            break;
+        }
+        if let Err(error) = take(&record)? {
+            bad.tell("record", number, &error);
+        }
+        if found < size {
+            break;
+        }
+    }
+    Ok(bad)
+}
+
+fn read<T>(outcome: io::Result<T>) -> Result<T, Stop> {
+    outcome.map_err(|error| Stop::Failed(format!("reading failed: {error}")))
+}
