@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench formats` times all of it with criterion, then prints a table of medians of interleaved
 //! rounds, so that a machine whose speed drifts slows all of them alike. All on one core, from arrays of varied
-//! records into an array that stays in the nearest cache: each result is written once, as it is to a queue.
+//! records; each result is written once, and not moved again.
 
 use std::array;
 use std::fmt::Debug;
@@ -21,8 +21,6 @@ use recordfd::uapi::{PageResponse, PageResponseCode, PgFault, PgFaultFlags, PgFa
 
 /// Different records of each kind.
 const RECORDS: usize = 1024;
-/// Results that are looked at together.
-const BATCH: usize = 64;
 /// Rounds of the table, and how often each goes through the records.
 const ROUNDS: usize = 31;
 const PASSES: usize = 64;
@@ -40,14 +38,10 @@ fn contender<T: Copy + 'static, U: Copy + 'static>(
     work: impl Fn(&T) -> U + 'static,
 ) -> Contender {
     let run = move |passes| {
-        let mut results = [work(&records[0]); BATCH];
         let began = Instant::now();
         for _ in 0..passes {
-            for batch in black_box(&records).chunks_exact(BATCH) {
-                for (record, result) in batch.iter().zip(&mut results) {
-                    *result = work(record);
-                }
-                black_box(&mut results);
+            for record in black_box(&records) {
+                black_box(&work(record));
             }
         }
         began.elapsed()

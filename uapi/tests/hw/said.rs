@@ -1,12 +1,12 @@
 //! What records of every kind say, as numbers in the order in which `c/formats.c` has them.
 
+use recordfd_uapi::hw::HwError;
 use recordfd_uapi::hw::amd::{self, AddressSpace, EventLogEntry, IoPageFaultFlags, PprLogEntry};
 use recordfd_uapi::hw::pcie::{PageRequest, PageRequestMessage, Pasid, PrgResponse, StopMarker};
 use recordfd_uapi::hw::riscv::{self, PageRequestRecord};
 use recordfd_uapi::hw::smmuv3::{self, Access, Event, EventRecord, PriQueueEntry, ResumeAction};
 use recordfd_uapi::hw::virtio::Fault;
 use recordfd_uapi::hw::vtd::{self, InvalidationDescriptor, PageRequestDescriptor};
-use recordfd_uapi::hw::HwError;
 
 /// The formats by their number, as the vectors name them, and the bytes of a record.
 pub(crate) const KINDS: [(&str, usize); 15] = [
