@@ -19,6 +19,10 @@ TARGET = (HERE / "fuzz_targets" / "records.rs").read_text()
 KINDS = {name: int(number) for number, name in re.findall(r"^ +(\d+) => check::<(.+)>\(", TARGET, re.M)}
 KINDS["Mixed"] = int(re.search(r"^ +(\d+) => check_mixed\(", TARGET, re.M)[1])
 
+# Likewise the number of each kind of hardware record.
+SAID = (HERE.parent / "uapi" / "tests" / "hw" / "said.rs").read_text()
+FORMATS = re.findall(r'^ +\("(\S+)", \d+\),$', SAID, re.M)
+
 LOST, CANCELLED = 1, 2
 
 
@@ -408,6 +412,23 @@ def shared():
             write("shared", f"offer.{field}.{near}", made(role, spoiled) + changed + events + bytes([3, 2, 9, 5]))
 
 
+def formats():
+    """Records of hardware alone, and for `formats` any values, faults and answers of each kind too."""
+    decode, encode, faults, answers = range(4)
+    assert FORMATS
+    any_values = random.Random(2)
+    for kind, name in enumerate(FORMATS):
+        for vector, data in vectors(name):
+            data = data.ljust(32, b"\0")
+            write("formats_c", f"{name}.{vector}", bytes([kind]) + data)
+            write("formats", f"{name}.{vector}", bytes([kind, decode]) + data)
+        for way, what in [(encode, "values"), (faults, "faults")]:
+            for index in range(4):
+                write("formats", f"{name}.{what}.{index}", bytes([kind, way]) + any_values.randbytes(160))
+    for index in range(8):
+        write("formats", f"answers.{index}", bytes([0, answers]) + any_values.randbytes(160))
+
+
 def main():
     shutil.rmtree(SEEDS, ignore_errors=True)
     log = dict(kernel())
@@ -417,6 +438,7 @@ def main():
     fault(log)
     request()
     shared()
+    formats()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ mod check;
 mod convert;
 #[path = "hw/pcie.rs"]
 mod pcie;
+#[path = "hw/random.rs"]
+mod random;
 #[path = "hw/riscv.rs"]
 mod riscv;
 #[path = "hw/smmuv3.rs"]

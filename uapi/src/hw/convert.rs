@@ -179,21 +179,23 @@ impl PageRequestDescriptor {
     /// Those of [`PageRequest::from_fault`]; [`HwError::GuestRefuses`] by `policy`.
     #[inline]
     pub fn from_fault(fault: &PgFault, rid: u16, policy: GuestPolicy) -> Result<(Self, Loss), HwError> {
-        let (mut request, mut loss) = PageRequest::from_fault(fault, rid.into())?;
-        if let Some(pasid) = &mut request.pasid {
-            let what = Loss::PRIV.when(pasid.privileged && (request.read || request.write))
-                | Loss::EXEC.when(pasid.exec && request.read);
-            match policy {
-                GuestPolicy::Refuse if !what.is_empty() => return Err(HwError::GuestRefuses { what }),
-                GuestPolicy::Strip => {
-                    pasid.privileged &= !what.contains(Loss::PRIV);
-                    pasid.exec &= !what.contains(Loss::EXEC);
-                    loss |= what;
-                }
-                GuestPolicy::AsIs | GuestPolicy::Refuse => {}
+        let (request, loss) = PageRequest::from_fault(fault, rid.into())?;
+        let what = request.pasid.map_or(Loss::empty(), |pasid| {
+            Loss::PRIV.when(pasid.privileged && (request.read || request.write))
+                | Loss::EXEC.when(pasid.exec && request.read)
+        });
+        match policy {
+            GuestPolicy::Refuse if !what.is_empty() => Err(HwError::GuestRefuses { what }),
+            GuestPolicy::Strip => {
+                let pasid = request.pasid.map(|pasid| Pasid {
+                    exec: pasid.exec && !what.contains(Loss::EXEC),
+                    privileged: pasid.privileged && !what.contains(Loss::PRIV),
+                    ..pasid
+                });
+                Ok((Self::Request(PageRequest { pasid, ..request }), loss | what))
             }
+            GuestPolicy::AsIs | GuestPolicy::Refuse => Ok((Self::Request(request), loss)),
         }
-        Ok((Self::Request(request), loss))
     }
 }
 

@@ -7,8 +7,11 @@ use super::Loss;
 /// Why a value cannot be written as a hardware record, or cannot be turned into another kind of one.
 ///
 /// Only encoding and converting fail. Decoding does not: any bytes are a value.
+// With a tag of a word, so that in a `Result` a record's words lie where the processor can load them as they
+// were stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[repr(u64)]
 pub enum HwError {
     /// A value has more bits than its field, or an address has bits that its field leaves out.
     DoesNotFit {

@@ -6,28 +6,8 @@ use std::fmt::Debug;
 use recordfd_uapi::hw::pcie::{PageRequest, Pasid, PrgResponse, ResponseCode};
 use recordfd_uapi::hw::HwError;
 
+use crate::random::Random;
 use crate::vectors::{self, Fields, Value};
-
-/// Marsaglia's xorshift.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new() -> Self {
-        Self(0x9e37_79b9_7f4a_7c15)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    pub(crate) fn bytes<const N: usize>(&mut self) -> [u8; N] {
-        // High bits: the low ones of neighbours are alike.
-        std::array::from_fn(|_| (self.next() >> 40) as u8)
-    }
-}
 
 fn slice(bytes: &[u8], hi: usize, lo: usize) -> u64 {
     (lo..=hi).rev().fold(0, |value, at| value << 1 | u64::from(bytes[at / 8] >> (at % 8) & 1))

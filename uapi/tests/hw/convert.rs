@@ -11,7 +11,7 @@ use recordfd_uapi::hw::vtd::PageRequestDescriptor;
 use recordfd_uapi::hw::{GuestPolicy, HwError, Loss};
 use recordfd_uapi::{PageResponse, PageResponseCode, PgFault, PgFaultFlags, PgFaultPerm};
 
-use crate::check::Random;
+use crate::random::Random;
 use crate::vectors;
 
 const READ: PgFaultPerm = PgFaultPerm::READ;

@@ -5,6 +5,7 @@ use recordfd_uapi::hw::vtd::{FaultRecord, InvalidationDescriptor, PageGroupRespo
 use recordfd_uapi::hw::HwError;
 
 use crate::check::{self, REQUEST, RESPONSE};
+use crate::random::Random;
 use crate::vectors::{fields, Fields};
 
 fn request_fields(descriptor: &PageRequestDescriptor) -> Fields {
@@ -120,7 +121,7 @@ fn linux_takes_a_stop_marker_without_a_pasid() {
 
 #[test]
 fn every_bit_of_a_request_counts() {
-    let mut random = check::Random::new();
+    let mut random = Random::new();
     for _ in 0..1000 {
         let mut bytes = [0; 32];
         bytes[..16].copy_from_slice(&random.bytes::<16>());

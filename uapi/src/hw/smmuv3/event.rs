@@ -13,6 +13,8 @@ const ID: Field = Field::new("ID", 7, 0);
 const SSV: u32 = 11;
 const SUBSTREAM_ID: Field = Field::new("SubstreamID", 31, 12);
 const STREAM_ID: Field = Field::new("StreamID", 63, 32);
+const F_STREAM_DISABLED: u64 = 0x06;
+const C_BAD_SUBSTREAMID: u64 = 0x08;
 
 /// What happened, by event id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -108,7 +110,9 @@ impl Event {
         }
     }
 
-    #[inline]
+    // Always inlined, as are the three others: each is a long match with one caller or two, and a returned event is
+    // slow to move, its narrow fields having been written one by one just before.
+    #[inline(always)]
     fn get(words: [u64; 4]) -> Self {
         let [w0, w1, w2, _] = words;
         match ID.get(w0) {
@@ -136,7 +140,7 @@ impl Event {
     }
 
     /// Words 1 to 3, of an unknown event as well.
-    #[inline]
+    #[inline(always)]
     fn put(&self) -> Result<[u64; 3], HwError> {
         Ok(match self {
             Self::FUut(uut) => uut.put()?,
@@ -156,13 +160,17 @@ impl Event {
             | Self::FStreamDisabled
             | Self::CBadSubstreamid
             | Self::CBadCd => [0; 3],
-            Self::Unknown(words) => {
-                if !matches!(Self::get(*words), Self::Unknown(_)) {
-                    return Err(HwError::Known);
-                }
-                [words[1], words[2], words[3]]
-            }
+            Self::Unknown(words) => Self::put_unknown(words)?,
         })
+    }
+
+    // Apart, for it decodes: what is known is encoded without.
+    #[cold]
+    fn put_unknown(words: &[u64; 4]) -> Result<[u64; 3], HwError> {
+        match Self::get(*words) {
+            Self::Unknown([_, rest @ ..]) => Ok(rest),
+            _ => Err(HwError::Known),
+        }
     }
 }
 
@@ -221,19 +229,22 @@ impl EventRecord {
         self.words().map(bytes4)
     }
 
-    #[inline]
+    #[inline(always)]
     fn from_words(words: [u64; 4]) -> Self {
-        let event = Event::get(words);
-        let substream = SUBSTREAM_ID.get(words[0]) as u32;
-        let substream_id = match event {
-            Event::FStreamDisabled => None,
-            Event::CBadSubstreamid => Some(substream),
-            _ => bit(words[0], SSV).then_some(substream),
+        let [w0, ..] = words;
+        let has_substream = match ID.get(w0) {
+            F_STREAM_DISABLED => false,
+            C_BAD_SUBSTREAMID => true,
+            _ => bit(w0, SSV),
         };
-        Self { stream_id: STREAM_ID.get(words[0]) as u32, substream_id, event }
+        Self {
+            stream_id: STREAM_ID.get(w0) as u32,
+            substream_id: has_substream.then(|| SUBSTREAM_ID.get(w0) as u32),
+            event: Event::get(words),
+        }
     }
 
-    #[inline]
+    #[inline(always)]
     fn words(&self) -> Result<[u64; 4], HwError> {
         let [w1, w2, w3] = self.event.put()?;
         let substream = match self.substream_id {
