@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 export RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS="${LOOM_MAX_PREEMPTIONS:-3}"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom"
 
-models() { cargo test --quiet --release --lib -- models::; }
+models() { cargo test --quiet --release --lib -- "${1:-models::}"; }
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -25,7 +25,10 @@ must_fail() {
         echo "loom: the edit '$1' changes nothing" >&2
         exit 1
     fi
-    if (cd "$scratch/tree" && models) >"$scratch/log" 2>&1; then
+    # Those of the router are its own alone.
+    local filter=models::
+    [[ $2 == src/fault/router* ]] && filter=router::models::
+    if (cd "$scratch/tree" && models "$filter") >"$scratch/log" 2>&1; then
         echo "loom: the models pass $1" >&2
         exit 1
     fi
