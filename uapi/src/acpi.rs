@@ -71,11 +71,7 @@ impl AcpiOst {
 
 impl Payload for AcpiOst {
     fn check(&self) -> Result<(), RecordError> {
-        if self.reserved == 0 {
-            Ok(())
-        } else {
-            Err(RecordError::Reserved { field: "reserved" })
-        }
+        if self.reserved == 0 { Ok(()) } else { Err(RecordError::Reserved { field: "reserved" }) }
     }
 }
 

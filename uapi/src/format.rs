@@ -182,11 +182,7 @@ impl ChannelInfo {
 
 impl Payload for ChannelInfo {
     fn check(&self) -> Result<(), RecordError> {
-        if self.reserved == 0 {
-            Ok(())
-        } else {
-            Err(RecordError::Reserved { field: "reserved" })
-        }
+        if self.reserved == 0 { Ok(()) } else { Err(RecordError::Reserved { field: "reserved" }) }
     }
 }
 

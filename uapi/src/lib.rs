@@ -64,7 +64,7 @@ mod sequence;
 mod text;
 mod viommu;
 
-pub use acpi::{notify_range, notify_value_name, wants_ost, AcpiNotify, AcpiOst, NotifyRange};
+pub use acpi::{AcpiNotify, AcpiOst, NotifyRange, notify_range, notify_value_name, wants_ost};
 pub use device::{DeviceAck, DeviceAckCode, DeviceRequest, DeviceRequestKind};
 pub use format::{ChannelInfo, Format, Layout, Protocol, Transport, WRITE_MAX};
 pub use header::{Event, EventFlags, EventHeader};

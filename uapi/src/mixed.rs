@@ -129,11 +129,7 @@ impl MixedEvent {
     ///
     /// [`RecordError::Reserved`] when the padding is not zero, else as [`Record::decode`].
     pub fn inner<R: EventRecord + Payload>(&self) -> Result<Option<Event<R>>, RecordError> {
-        if self.format == R::FORMAT {
-            self.decode().map(Some)
-        } else {
-            Ok(None)
-        }
+        if self.format == R::FORMAT { self.decode().map(Some) } else { Ok(None) }
     }
 
     /// The inner record, if it is of an event format that this version of the contract knows.

@@ -4,8 +4,8 @@ use core::fmt;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::record::{pin_layout, wire_flags};
 use crate::Format;
+use crate::record::{pin_layout, wire_flags};
 
 wire_flags! {
     /// Flags of an [`Offer`]. A reader refuses those it does not know.

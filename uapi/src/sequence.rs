@@ -28,11 +28,7 @@ impl Sequence {
     /// [`RecordError::Sequence`] when it is above `INT_MAX`.
     #[inline]
     pub const fn from_wire(value: u32) -> Result<Self, RecordError> {
-        if value > Self::MAX.0 {
-            Err(RecordError::Sequence { found: value })
-        } else {
-            Ok(Self(value))
-        }
+        if value > Self::MAX.0 { Err(RecordError::Sequence { found: value }) } else { Ok(Self(value)) }
     }
 
     /// The number as an integer in `0..=INT_MAX`.

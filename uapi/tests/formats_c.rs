@@ -15,7 +15,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
-use compiler::{compile, C11, VARIANTS};
+use compiler::{C11, VARIANTS, compile};
 use random::Random;
 use recordfd_uapi::hw::HwError;
 use said::{Bytes, FIELDS, KINDS};

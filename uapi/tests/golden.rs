@@ -10,13 +10,13 @@ mod vectors;
 use std::collections::BTreeMap;
 
 use recordfd_uapi::acpi_genl::{
-    AcpiGenlError, AcpiGenlEvent, AcpiGenlMessage, AcpiGenlMessages, ATTR_EVENT, CMD_EVENT,
+    ATTR_EVENT, AcpiGenlError, AcpiGenlEvent, AcpiGenlMessage, AcpiGenlMessages, CMD_EVENT,
 };
 use recordfd_uapi::{
     EventFlags, EventHeader, LinuxEvent, LinuxEvents, LossMeter, PageResponse, PageResponseCode, Payload,
     PgFault, Record, Sequence, Tegra241CmdqvEvent,
 };
-use vectors::{fields, hex, number, Fields, Value, Vector};
+use vectors::{Fields, Value, Vector, fields, hex, number};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// `HEX|name|length|bytes` lines, each followed by lines that state what the kernel meant.

@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 
 use recordfd_uapi::Format;
 
-use compiler::{compile, compile_with, run, skip, works, C11, CXX17, VARIANTS};
-use table::{constants, structs, C_ONLY_DEFINES, C_ONLY_STRUCTS, FUNCTIONS};
+use compiler::{C11, CXX17, VARIANTS, compile, compile_with, run, skip, works};
+use table::{C_ONLY_DEFINES, C_ONLY_STRUCTS, FUNCTIONS, constants, structs};
 
 const HEADER: &str = include_str!("../include/recordfd.h");
 

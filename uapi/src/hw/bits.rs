@@ -89,11 +89,7 @@ pub(super) fn bytes4(words: [u64; 4]) -> [u8; 32] {
 /// The bytes of words that no other variant can say.
 #[inline]
 pub(super) const fn unknown<const N: usize>(bytes: [u8; N], is_unknown: bool) -> Result<[u8; N], HwError> {
-    if is_unknown {
-        Ok(bytes)
-    } else {
-        Err(HwError::Known)
-    }
+    if is_unknown { Ok(bytes) } else { Err(HwError::Known) }
 }
 
 #[cfg(test)]

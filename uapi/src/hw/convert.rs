@@ -1,11 +1,11 @@
 //! Page faults to hardware records and back, and what is lost on the way.
 
+use super::HwError;
 use super::amd::{PageServiceRequest, PprLogEntry};
 use super::pcie::{self, PageRequest, Pasid};
 use super::smmuv3::{Access, Event, EventRecord, TranslationFault};
 use super::virtio::{Fault, FaultFlags, FaultReason};
 use super::vtd::PageRequestDescriptor;
-use super::HwError;
 use crate::{PgFault, PgFaultFlags, PgFaultPerm};
 
 bitflags::bitflags! {
@@ -55,11 +55,7 @@ impl Loss {
 
     #[inline]
     const fn when(self, lost: bool) -> Self {
-        if lost {
-            self
-        } else {
-            Self::empty()
-        }
+        if lost { self } else { Self::empty() }
     }
 }
 

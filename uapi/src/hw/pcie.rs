@@ -5,8 +5,8 @@
 
 use static_assertions::const_assert;
 
-use super::bits::{bit, flag, Field};
 use super::HwError;
+use super::bits::{Field, bit, flag};
 use crate::record::wire_code;
 
 const R: u32 = 0;

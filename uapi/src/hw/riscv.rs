@@ -5,9 +5,9 @@
 //! Source: RISC-V IOMMU Architecture Specification, "In-memory queue interface"; Linux
 //! `drivers/iommu/riscv/iommu-bits.h`.
 
-use super::bits::{bit, bytes2, bytes4, flag, unknown, words2, words4, Field};
-use super::pcie::{PageRequest, Pasid, PrgResponse, ResponseCode, StopMarker};
 use super::HwError;
+use super::bits::{Field, bit, bytes2, bytes4, flag, unknown, words2, words4};
+use super::pcie::{PageRequest, Pasid, PrgResponse, ResponseCode, StopMarker};
 
 // All three records have these in the same place.
 const PID: Field = Field::new("PID", 31, 12);

@@ -4,9 +4,9 @@
 //! `dma_frcd_*`) and QEMU `hw/i386/intel_iommu_internal.h` (`VTD_PRD_*`, `VTD_INV_DESC_PGRESP_*`,
 //! `VTD_FRCD_*`), after the VT-d specification.
 
-use super::bits::{bit, bytes2, bytes4, flag, unknown, words2, words4, Field};
-use super::pcie::{PageRequest, Pasid, PrgResponse, ResponseCode, StopMarker};
 use super::HwError;
+use super::bits::{Field, bit, bytes2, bytes4, flag, unknown, words2, words4};
+use super::pcie::{PageRequest, Pasid, PrgResponse, ResponseCode, StopMarker};
 
 // Both descriptors have these two in the same place.
 const RID: Field = Field::new("RID", 31, 16);

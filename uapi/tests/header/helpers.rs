@@ -2,16 +2,16 @@
 
 use std::fmt::Write;
 
+use recordfd_uapi::hw::Loss;
 use recordfd_uapi::hw::pcie::{PrgResponse, ResponseCode};
 use recordfd_uapi::hw::smmuv3::{CmdResume, Command, PriResp};
-use recordfd_uapi::hw::Loss;
 use recordfd_uapi::{
     AcpiNotify, Event, EventFlags, EventHeader, FixedText, Format, LinuxEvent, LinuxEvents, PageResponse,
     PageResponseCode, Payload, PgFaultFlags, Record, Sequence,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::compiler::{compile, run, C11, VARIANTS};
+use crate::compiler::{C11, VARIANTS, compile, run};
 
 const HELPERS: &str = include_str!("../c/helpers.c");
 const GOLDEN: &str = include_str!("../../../tests/data/golden.txt");

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use recordfd_uapi::{Event, FixedText, Sequence};
 
-use crate::compiler::{compile, C11, VARIANTS};
+use crate::compiler::{C11, VARIANTS, compile};
 use crate::helpers::{encoded, notification};
 
 const READER: &str = include_str!("../../../examples/c/read_records.c");
@@ -43,8 +43,7 @@ fn c_reader_prints_events_and_losses() {
     strange.payload.value = 0;
     let records = [notification(1), notification(2), Event::lost(Sequence::wrapping(9)), strange];
     let bytes = encoded(&records);
-    let lines =
-        "lost 1\nbattery PNP0C0A:00 0x81 data 1 seq 1\nbattery PNP0C0A:00 0x82 data 1 seq 2\nlost 7\n\
+    let lines = "lost 1\nbattery PNP0C0A:00 0x81 data 1 seq 1\nbattery PNP0C0A:00 0x82 data 1 seq 2\nlost 7\n\
         lost 3\n- sixteen\\x1bbytes\\x5cok 0x00 data 1 seq 13\n";
     let chunks = [&bytes[..10], &bytes[10..128], &bytes[128..]];
     let mut bad = bytes.clone();

@@ -1,11 +1,11 @@
 //! AMD IOMMU.
 
+use recordfd_uapi::hw::HwError;
 use recordfd_uapi::hw::amd::{
     AddressSpace, Command, EventCode, EventLogEntry, InvalidPprRequest, IoPageFault, IoPageFaultFlags,
     PageServiceRequest, PprLogEntry,
 };
 use recordfd_uapi::hw::pcie::{PageRequest, Pasid, PrgResponse, StopMarker};
-use recordfd_uapi::hw::HwError;
 
 use crate::check::{self, REQUEST, RESPONSE};
 use crate::vectors::fields;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-use recordfd_uapi::hw::pcie::{PageRequest, Pasid, PrgResponse, ResponseCode};
 use recordfd_uapi::hw::HwError;
+use recordfd_uapi::hw::pcie::{PageRequest, Pasid, PrgResponse, ResponseCode};
 
 use crate::random::Random;
 use crate::vectors::{self, Fields, Value};

@@ -1,7 +1,7 @@
 //! The payload of a Page Request message, and response codes.
 
-use recordfd_uapi::hw::pcie::{PageRequest, PageRequestMessage, Pasid, ResponseCode, StopMarker};
 use recordfd_uapi::hw::HwError;
+use recordfd_uapi::hw::pcie::{PageRequest, PageRequestMessage, Pasid, ResponseCode, StopMarker};
 
 use crate::check::{self, REQUEST};
 use crate::vectors::fields;

@@ -1,8 +1,8 @@
 //! RISC-V IOMMU.
 
+use recordfd_uapi::hw::HwError;
 use recordfd_uapi::hw::pcie::{PageRequest, Pasid, PrgResponse, StopMarker};
 use recordfd_uapi::hw::riscv::{AtsPrgr, Command, FaultRecord, PageRequestRecord};
-use recordfd_uapi::hw::HwError;
 
 use crate::check::{self, REQUEST, RESPONSE};
 use crate::vectors::fields;

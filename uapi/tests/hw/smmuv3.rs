@@ -1,15 +1,15 @@
 //! Arm SMMUv3.
 
+use recordfd_uapi::hw::HwError;
 use recordfd_uapi::hw::pcie::{PageRequest, PrgResponse, ResponseCode, StopMarker};
 use recordfd_uapi::hw::smmuv3::{
     Access, BadAtsTreq, Class, CmdResume, Command, Event, EventRecord, Fetch, PageRequestHint, PriQueueEntry,
     PriResp, ResumeAction, TlbConflict, TranslationFault, Uut, WalkEabt,
 };
-use recordfd_uapi::hw::HwError;
 use recordfd_uapi::{Record, Smmuv3Event};
 
 use crate::check::{self, REQUEST, RESPONSE};
-use crate::vectors::{fields, Fields};
+use crate::vectors::{Fields, fields};
 
 /// The fields of the kinds that there are vectors of.
 fn event_fields(record: &EventRecord) -> Fields {

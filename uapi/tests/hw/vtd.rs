@@ -1,12 +1,12 @@
 //! Intel VT-d.
 
+use recordfd_uapi::hw::HwError;
 use recordfd_uapi::hw::pcie::{PageRequest, Pasid, PrgResponse, StopMarker};
 use recordfd_uapi::hw::vtd::{FaultRecord, InvalidationDescriptor, PageGroupResponse, PageRequestDescriptor};
-use recordfd_uapi::hw::HwError;
 
 use crate::check::{self, REQUEST, RESPONSE};
 use crate::random::Random;
-use crate::vectors::{fields, Fields};
+use crate::vectors::{Fields, fields};
 
 fn request_fields(descriptor: &PageRequestDescriptor) -> Fields {
     let request = match *descriptor {

@@ -1,8 +1,8 @@
 //! The AMD IOMMU's event log.
 
-use super::{joined_pasid, split_pasid, CODE, DEVICE_ID, FLAGS};
-use crate::hw::bits::{bit, bytes2, flag, unknown, words2, Field};
-use crate::hw::{pcie, HwError};
+use super::{CODE, DEVICE_ID, FLAGS, joined_pasid, split_pasid};
+use crate::hw::bits::{Field, bit, bytes2, flag, unknown, words2};
+use crate::hw::{HwError, pcie};
 use crate::record::{wire_code, wire_flags};
 
 wire_code! {

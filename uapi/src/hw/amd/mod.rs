@@ -10,9 +10,9 @@ pub use event_log::{
     AddressSpace, EventCode, EventLogEntry, InvalidPprRequest, IoPageFault, IoPageFaultFlags,
 };
 
-use super::bits::{bit, bytes2, flag, unknown, words2, Field};
-use super::pcie::{self, PageRequest, Pasid, PrgResponse, ResponseCode, StopMarker, ADDR};
 use super::HwError;
+use super::bits::{Field, bit, bytes2, flag, unknown, words2};
+use super::pcie::{self, ADDR, PageRequest, Pasid, PrgResponse, ResponseCode, StopMarker};
 
 // All records have these in the same place.
 const DEVICE_ID: Field = Field::new("DeviceID", 15, 0);

@@ -1,8 +1,8 @@
 //! What the event records of SMMUv3 tell of, by kind.
 
-use crate::hw::bits::{bit, flag, Field};
-use crate::hw::pcie::ADDR;
 use crate::hw::HwError;
+use crate::hw::bits::{Field, bit, flag};
+use crate::hw::pcie::ADDR;
 use crate::record::wire_code;
 
 // Word 1.

@@ -3,10 +3,10 @@
 use static_assertions::const_assert;
 
 use super::detail::{
-    BadAtsTreq, Fetch, PageRequestHint, TlbConflict, TranslationFault, Uut, WalkEabt, REASON, RNW,
+    BadAtsTreq, Fetch, PageRequestHint, REASON, RNW, TlbConflict, TranslationFault, Uut, WalkEabt,
 };
-use crate::hw::bits::{bit, bytes4, flag, words4, Field};
 use crate::hw::HwError;
+use crate::hw::bits::{Field, bit, bytes4, flag, words4};
 use crate::{Le64, Smmuv3Event};
 
 const ID: Field = Field::new("ID", 7, 0);
@@ -253,7 +253,7 @@ impl EventRecord {
         };
         let w0 = match (&self.event, substream) {
             (Event::FStreamDisabled, 1..) => {
-                return Err(HwError::Contradiction { field: "SubstreamID", with: "F_STREAM_DISABLED" })
+                return Err(HwError::Contradiction { field: "SubstreamID", with: "F_STREAM_DISABLED" });
             }
             (Event::CBadSubstreamid, 0) => return Err(HwError::Missing { field: "SubstreamID" }),
             (Event::CBadSubstreamid, _) => u64::from(self.event.id()) | substream & !flag(true, SSV),

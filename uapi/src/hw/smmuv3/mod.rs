@@ -12,9 +12,9 @@ pub use detail::{
 };
 pub use event::{Event, EventRecord};
 
-use super::bits::{bit, bytes2, flag, unknown, words2, Field};
-use super::pcie::{PageRequest, Pasid, PrgResponse, ResponseCode, StopMarker, ADDR};
 use super::HwError;
+use super::bits::{Field, bit, bytes2, flag, unknown, words2};
+use super::pcie::{ADDR, PageRequest, Pasid, PrgResponse, ResponseCode, StopMarker};
 use crate::record::wire_code;
 
 const PRIQ_STREAM_ID: Field = Field::new("StreamID", 31, 0);
