@@ -145,3 +145,23 @@ fn executor_allocates_nothing() {
     }
     assert_eq!(told.load(Ordering::SeqCst), 2 * DEPTH);
 }
+
+#[test]
+fn work_that_is_never_in_time_allocates_nothing_however_often() {
+    let (router, told) = router();
+    let kept = Arc::new(Mutex::new(None::<FaultWork>));
+    let executor = {
+        let kept = kept.clone();
+        move |work| *kept.lock().unwrap() = Some(work)
+    };
+    let handle = router.executor(&options(), executor).unwrap();
+    router.attach(SOURCE, &handle).unwrap();
+    // More often than anything is deep.
+    for _ in 0..10 * DEPTH {
+        report(&router, 1, Routed::Delivered);
+        without("process of what is late", || router.process(Instant::now() + 2 * HOUR));
+        let late = kept.lock().unwrap().take().unwrap();
+        without("a late answer", || late.respond(Success)).unwrap_err();
+    }
+    assert_eq!((told.load(Ordering::SeqCst), handle.counters().in_flight), (10 * DEPTH, 0));
+}

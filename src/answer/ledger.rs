@@ -27,8 +27,10 @@ pub(crate) enum Withdrawn {
     /// It was unread, and will never be read.
     #[cfg_attr(not(feature = "local"), allow(dead_code))]
     Unread,
-    /// The responder has it, or will, and may still answer.
+    /// The responder has it, or will, and may still answer; it is to be told.
     Held,
+    /// The same, but it finds out by itself when it answers.
+    Kept,
     /// Its answer was applied, and is on the way here.
     #[cfg_attr(not(feature = "local"), allow(dead_code))]
     Answered,
@@ -345,6 +347,7 @@ impl<A: MustAnswer> Ledger<A> {
         match withdraw(slot.cookie) {
             Withdrawn::Answered => return false,
             Withdrawn::Unread => slot.held = false,
+            Withdrawn::Kept => {}
             Withdrawn::Held => {
                 slot.untold = true;
                 self.untold.push_back(index);

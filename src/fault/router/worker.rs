@@ -86,12 +86,12 @@ impl Worker {
 
     pub(super) fn cancel(&self, attachment: u32) {
         // Whoever has the work keeps its slot until it is answered.
-        lock(&self.state).ledger.detach(|_, tag| tag.via == attachment, |_| Withdrawn::Held);
+        lock(&self.state).ledger.detach(|_, tag| tag.via == attachment, |_| Withdrawn::Kept);
     }
 
     pub(super) fn process(&self, now: Instant) -> Option<Instant> {
         let ledger = &mut lock(&self.state).ledger;
-        ledger.expire(now, |_| Withdrawn::Held);
+        ledger.expire(now, |_| Withdrawn::Kept);
         ledger.next_deadline()
     }
 
