@@ -77,6 +77,11 @@
 //! # }
 //! ```
 //!
+//! # Routing
+//!
+//! A device model with many devices and address spaces attaches a handle to each of them at a [`FaultRouter`]: a
+//! reporter of this module, a function, or an executor. It takes each group whole to the one that is attached when its last page comes.
+//!
 //! # Fork
 //!
 //! As for [event channels](crate::event#fork): an end, or an open group, that a child of fork merely
