@@ -30,7 +30,7 @@
 //!
 //! # Features
 //!
-//! * `local` (default): channels between threads of one process, [`event::channel`] and
+//! * `local` (default): channels between threads of one process, [`event::channel`], [`request::channel`] and
 //!   [`fault::channel`]. Pulls crossbeam-queue.
 //!
 //! # Trust
