@@ -26,7 +26,7 @@ on_every_transport! {
     late_answer_frees_its_place_and_tells_nothing
     queue_without_a_responder_answers_invalid
     queue_has_its_own_deadline
-    reporter_with_clones_or_half_made_groups_is_no_queue
+    reporter_with_clones_or_groups_is_no_queue
     answers_that_came_before_the_detach_count
     queue_with_notices_tells_its_responder_of_a_detach
     groups_of_a_reporter_from_before_are_told_too
@@ -180,7 +180,7 @@ fn queue_has_its_own_deadline(make: MakeFault) {
     assert_eq!((hasty.counters().deadline, patient.counters().unanswered), (1, 1));
 }
 
-fn reporter_with_clones_or_half_made_groups_is_no_queue(make: MakeFault) {
+fn reporter_with_clones_or_groups_is_no_queue(make: MakeFault) {
     let (router, _told) = router();
     let (reporter, _responder) = make(&Options::new());
     let clone = reporter.clone();
@@ -191,6 +191,9 @@ fn reporter_with_clones_or_half_made_groups_is_no_queue(make: MakeFault) {
     reporter.report(half(1, None)).unwrap();
     assert_eq!(reporter.process(Instant::now() + 2 * HOUR), 1);
     assert!(matches!(router.queue(reporter), Err(Error::Unsupported { .. })));
+    let (reporter, _responder) = make(&Options::new());
+    reporter.report(last_page(1, None)).unwrap();
+    assert!(matches!(router.queue(reporter), Err(Error::Unsupported { .. })), "nobody would complete it");
 }
 
 fn answers_that_came_before_the_detach_count(make: MakeFault) {

@@ -23,6 +23,7 @@ on_every_transport! {
     descriptor_is_readable_for_one_group_per_wake_up
     empty_slice_of_completions_takes_none
     wait_of_the_responder_ends_with_a_group_or_in_time
+    wait_that_is_not_followed_by_a_receive_finds_the_group_again
     busy_poll_finds_groups_and_answers_and_leaves_the_descriptors_right
     notice_of_a_cancelled_group_ends_a_wait
     closed_ends_every_wait
@@ -154,6 +155,23 @@ fn wait_of_the_responder_ends_with_a_group_or_in_time(make: MakeAnyFault) {
         assert!(responder.wait(None).unwrap(), "it is there already");
         assert_eq!(receive(&mut responder).0.len(), 1);
     }
+}
+
+fn wait_that_is_not_followed_by_a_receive_finds_the_group_again(make: MakeAnyFault) {
+    let (reporter, mut responder) = make(&Options::new().busy_poll(SOON));
+    responder.set_busy_poll(SOON);
+    // The receive that finds nothing asks to be woken; the wait takes that back, for it looks by itself.
+    assert!(responder.try_recv_group(&mut [PgFault::default(); 4]).is_err());
+    let late = reporter.clone();
+    let device = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(10));
+        publish(&late, page(1, 0));
+    });
+    for _ in 0..3 {
+        assert!(responder.wait(Some(SOON)).unwrap());
+    }
+    device.join().unwrap();
+    assert_eq!(receive(&mut responder).0.len(), 1);
 }
 
 fn busy_poll_finds_groups_and_answers_and_leaves_the_descriptors_right(make: MakeAnyFault) {

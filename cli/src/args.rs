@@ -78,7 +78,7 @@ pub(crate) struct Convert {
     #[arg(long, value_name = "RID", value_parser = number::<u32>)]
     requester: Option<u32>,
     /// PASID, of records that do not say it
-    #[arg(long, value_parser = number::<u32>)]
+    #[arg(long, value_parser = pasid)]
     pasid: Option<u32>,
     /// Group index, or the tag of a stall, of answers that do not say it
     #[arg(long, value_name = "INDEX", value_parser = number::<u16>)]
@@ -194,6 +194,12 @@ fn format_parser(fit: fn(&Format) -> bool) -> impl TypedValueParser<Value = &'st
 fn number<T: TryFrom<u64>>(given: &str) -> Result<T, String> {
     let number = text::number(given).ok_or("not a number such as 31 or 0x1f")?;
     number.try_into().map_err(|_| "too large".to_owned())
+}
+
+/// A PASID has 20 bits.
+fn pasid(given: &str) -> Result<u32, String> {
+    let pasid: u32 = number(given)?;
+    if pasid >> 20 == 0 { Ok(pasid) } else { Err("more than 20 bits".to_owned()) }
 }
 
 fn rid(given: &str) -> Result<(u32, u32), String> {

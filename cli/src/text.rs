@@ -12,6 +12,7 @@ pub(crate) fn unhex(text: &str) -> Result<Vec<u8>, String> {
     let text = text.trim();
     let digits: Vec<u8> = text
         .strip_prefix("0x")
+        .or_else(|| text.strip_prefix("0X"))
         .unwrap_or(text)
         .chars()
         .filter(|digit| !digit.is_ascii_whitespace())
@@ -28,14 +29,11 @@ pub(crate) fn unhex(text: &str) -> Result<Vec<u8>, String> {
 
 /// The number that `text` gives, in decimal or, behind `0x`, in hex.
 pub(crate) fn number(text: &str) -> Option<u64> {
-    match text.strip_prefix("0x") {
-        // from_str_radix takes a sign, too.
-        Some(digits) if digits.starts_with(|digit: char| digit.is_ascii_hexdigit()) => {
-            u64::from_str_radix(digits, 16).ok()
-        }
-        Some(_) => None,
-        None => text.parse().ok(),
-    }
+    let hex = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    let (digits, radix) = hex.map_or((text, 10), |digits| (digits, 16));
+    // from_str_radix takes a sign, too.
+    let has_sign = !digits.starts_with(|digit: char| digit.is_digit(radix));
+    if has_sign { None } else { u64::from_str_radix(digits, radix).ok() }
 }
 
 /// The number that a JSON value gives: as an integer, or as a text.
@@ -63,10 +61,10 @@ mod tests {
     #[test]
     fn numbers_have_no_sign() {
         assert_eq!(
-            (number("0x1f"), number("31"), number("0xffffffffffffffff")),
+            (number("0x1f"), number("31"), number("0Xffffffffffffffff")),
             (Some(31), Some(31), Some(u64::MAX))
         );
-        for text in ["", "0x", "0x+1", "-1", "0x10000000000000000", "1f"] {
+        for text in ["", "0x", "0x+1", "-1", "+1", "0x10000000000000000", "1f"] {
             assert_eq!(number(text), None, "{text}");
         }
     }

@@ -1,11 +1,13 @@
 //! Reads a channel whose consumer's end this process was started with.
 
+use std::error::Error;
 use std::fs::File;
 use std::os::fd::{OwnedFd, RawFd};
 use std::thread;
 use std::time::Duration;
 
 use filedescriptor::FileDescriptor;
+use nix::sys::socket::{SockType, getsockopt, sockopt};
 use recordfd::event::{Received, Receiver};
 use recordfd::fault::{FaultResponder, ResponseCode};
 use recordfd::request::{Ack, ErsResult, Notice, Pending, Request, Responder};
@@ -13,7 +15,7 @@ use recordfd::uapi::{
     AcpiNotify, AcpiOst, DeviceRequest, EventRecord, Format as ChannelFormat, MixedEvent, PciChannelState,
     PciError, PciErrorFlags, PciErrorStep, PgFault, Sequenced, Smmuv3Event, Tegra241CmdqvEvent,
 };
-use recordfd::{Error, RespondError, TryRecvError, TrySendError};
+use recordfd::{Error as SetUpError, RespondError, TryRecvError, TrySendError};
 use serde_json::{Map, Value, json};
 
 use crate::args::{Respond, Watch};
@@ -39,7 +41,14 @@ pub(crate) fn run(options: &Watch) -> Result<Bad, Stop> {
 /// A descriptor for the end that was inherited under this number.
 fn take(number: RawFd) -> Result<OwnedFd, Stop> {
     let file: Result<File, _> = FileDescriptor::dup(&number).and_then(|end| end.as_file());
-    file.map(OwnedFd::from).map_err(|error| Stop::Failed(format!("descriptor {number}: {error}")))
+    let failed = |error: &dyn Error| Stop::Failed(format!("descriptor {number}: {}", with_source(error)));
+    let end = file.map(OwnedFd::from).map_err(|error| failed(&error))?;
+    // Of a socket of datagrams the library would wait for an end that never comes.
+    match getsockopt(&end, sockopt::SockType) {
+        Ok(SockType::Stream) => Ok(end),
+        Ok(_) => Err(Stop::Failed(format!("descriptor {number} is no stream socket"))),
+        Err(error) => Err(failed(&error)),
+    }
 }
 
 fn watch(options: &Watch, end: OwnedFd) -> Result<(), Stop> {
@@ -121,7 +130,7 @@ fn failed(error: &dyn std::error::Error) -> Stop {
     Stop::Failed(with_source(error))
 }
 
-fn attached<T>(end: Result<T, Error>) -> Result<T, Stop> {
+fn attached<T>(end: Result<T, SetUpError>) -> Result<T, Stop> {
     end.map_err(|error| failed(&error))
 }
 
@@ -204,14 +213,14 @@ fn faults(shown: &mut Shown<'_>, end: OwnedFd, format: ChannelFormat) -> Result<
             Err(error) => return shown.end(&error),
         };
         let range = group.range();
+        for page in &pages[range] {
+            shown.payload(&bytes_of(page))?;
+        }
         match shown.options.respond {
             // Nobody answers for it then.
             None => _ = group.into_cookie(),
             Some(Respond::Success) => patiently(group, |group| group.respond(ResponseCode::Success))?,
             Some(Respond::Invalid) => patiently(group, |group| group.respond(ResponseCode::Invalid))?,
-        }
-        for page in &pages[range] {
-            shown.payload(&bytes_of(page))?;
         }
     }
     Ok(())
@@ -238,11 +247,11 @@ fn requests<R: Request>(
             Err(error) => return shown.end(&error),
         };
         let record = *pending.record();
+        shown.payload(&bytes_of(&record))?;
         match shown.options.respond {
             None => _ = pending.into_cookie(),
             Some(word) => patiently(pending, |pending| pending.respond(verdict(&record, word)))?,
         }
-        shown.payload(&bytes_of(&record))?;
     }
     Ok(())
 }

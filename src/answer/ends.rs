@@ -212,7 +212,8 @@ impl<A: MustAnswer> Responder<A> {
         match self {
             #[cfg(feature = "local")]
             Self::Local(reader) => {
-                if reader.look(spin_until(deadline, busy_poll)) {
+                // Who has looked by itself has no wake-up in its descriptor until the next read.
+                if reader.has_unread() || reader.look(spin_until(deadline, busy_poll)) {
                     Ok(true)
                 } else {
                     reader.sleep(deadline)

@@ -178,7 +178,7 @@ pub struct FaultCompletion {
     pub pasid: Option<u32>,
     /// The hardware's index of the group.
     pub prg_index: u32,
-    /// What the group was published as; 0 if it never was, for lack of its last page.
+    /// What the group was published as; 0 if it never was.
     pub cookie: u32,
     /// The response.
     pub code: ResponseCode,

@@ -222,7 +222,7 @@ impl FaultRouter {
     /// # Errors
     ///
     /// [`Error::Unsupported`] when the reporter has clones, which could take completions away, and when groups that
-    /// were reported to it wait for their last page, which the router would not bring.
+    /// were reported to it wait for their last page, or were not completed: no router knows of them.
     pub fn queue(&self, reporter: FaultReporter) -> Result<FaultHandle, Error> {
         if !reporter.is_sole() {
             return Err(Error::Unsupported { reason: "the reporter has clones that could take completions" });
@@ -231,6 +231,9 @@ impl FaultRouter {
             return Err(Error::Unsupported {
                 reason: "the reporter has groups that wait for their last page",
             });
+        }
+        if reporter.with_ledger(|ledger| ledger.unanswered() > 0 || ledger.waiting() > 0) {
+            return Err(Error::Unsupported { reason: "the reporter has groups that are not completed" });
         }
         Ok(FaultHandle::new(Arc::downgrade(&self.0), Kind::Queue(reporter)))
     }
@@ -435,13 +438,17 @@ impl FaultRouter {
 
     /// Completes half-made groups that have waited too long; returns when that is due next.
     fn expire(&self, now: Instant, held: &mut Held) -> Option<Instant> {
-        loop {
+        let expired = {
             let mut intake = self.0.intake();
             intake.counters.unfinished += intake.collector.expire(now);
-            let Some(unfinished) = intake.collector.take() else { return intake.collector.next_deadline() };
-            drop(intake);
-            held.call(|| self.0.respond(unfinished));
+            intake.collector.waiting()
+        };
+        // No more than those: what is reported meanwhile must not keep this call for ever.
+        for _ in 0..expired {
+            let unfinished = self.0.intake().collector.take();
+            unfinished.into_iter().for_each(|unfinished| held.call(|| self.0.respond(unfinished)));
         }
+        lock(&self.0.intake).collector.next_deadline()
     }
 
     /// When [`process`](Self::process) is due next. A report may bring an earlier one.

@@ -1,6 +1,6 @@
 //! Answers to page requests and stalls.
 
-use recordfd::uapi::hw::pcie::PrgResponse;
+use recordfd::uapi::hw::pcie::{PrgResponse, ResponseCode};
 use recordfd::uapi::hw::{Loss, amd, riscv, smmuv3, vtd};
 use recordfd::uapi::{PageResponse, Record};
 
@@ -75,12 +75,13 @@ pub(crate) const PAGE_RESPONSE: Converts = ways(
         Ok((Answer { response, key: None, has_cookie: true }, Loss::empty()))
     },
     |answer, _| {
-        if answer.has_cookie {
-            Ok((bytes_of(&answer.response), Loss::empty()))
-        } else {
-            Err("the answer has no cookie, by which the host names the group: give --cookie COOKIE"
-                .to_owned())
+        if !answer.has_cookie {
+            let reason = "the answer has no cookie, by which the host names the group: give --cookie COOKIE";
+            return Err(reason.to_owned());
         }
+        // The host takes no FAILURE.
+        let (code, loss) = ResponseCode::from_answer(answer.response.code).map_err(said)?.to_answer();
+        Ok((bytes_of(&PageResponse { code, ..answer.response }), loss))
     },
 );
 

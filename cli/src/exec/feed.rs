@@ -55,6 +55,11 @@ pub(super) trait Feed: Send + Sync {
 
     /// Whether the consumer is gone.
     fn is_closed(&self) -> bool;
+
+    /// Groups that were never published, for the consumer was gone before their last page.
+    fn discarded(&self) -> u64 {
+        0
+    }
 }
 
 /// Makes the channel; gives its producer and the consumer's end.
@@ -209,6 +214,10 @@ impl Feed for Faults {
 
     fn is_closed(&self) -> bool {
         self.reporter.is_closed()
+    }
+
+    fn discarded(&self) -> u64 {
+        self.reporter.counters().discarded
     }
 }
 

@@ -155,8 +155,10 @@ impl Running {
             self.feeding.join().unwrap_or(Fed { bad: Bad(true), is_cut: true })
         } else {
             // It waits for input that nobody would take.
+            tell("CMD has closed the channel before the input has ended");
             Fed { bad: Bad::default(), is_cut: false }
         };
+        let collected = Collected { unanswered: collected.unanswered + self.feed.discarded(), ..collected };
         drop(self.feed);
         let status = match child.wait() {
             Ok(status) => status.code().unwrap_or(128 + status.signal().unwrap_or(0)),
@@ -214,7 +216,15 @@ fn collect_all(feed: &dyn Feed, reply: Option<&Format>, is_over: &AtomicBool) ->
     let mut sink = |answer: Answer| {
         collected.unanswered += u64::from(answer.cause.is_some_and(|cause| cause != Cause::Answered));
         if is_printing && let Some(line) = reply.and_then(|reply| shown(reply, &answer)) {
-            is_printing = print(&line).is_ok();
+            is_printing = match print(&line) {
+                Ok(()) => true,
+                Err(Stop::BrokenPipe) => false,
+                Err(Stop::Failed(error)) => {
+                    tell(&error);
+                    collected.bad = Bad(true);
+                    false
+                }
+            };
         }
     };
     let stop = loop {

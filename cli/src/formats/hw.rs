@@ -450,6 +450,15 @@ pub(super) const FORMATS: &[Format] = &[
     .converts(request::VIRTIO),
 ];
 
+/// CMD_PRI_RESP, whose Resp 3 is an illegal command.
+const CMD_PRI_RESP: u8 = 0x41;
+
 fn smmuv3_command(bytes: &[u8]) -> Reading {
+    let is_illegal = |bytes: &[u8; 16]| {
+        bytes[0] == CMD_PRI_RESP && matches!(smmuv3::Command::decode(bytes), smmuv3::Command::Unknown(_))
+    };
+    if bytes.try_into().is_ok_and(is_illegal) {
+        return Reading::Unsendable("the Resp is that of an illegal command".to_owned());
+    }
     hardware(bytes, smmuv3::Command::decode, smmuv3::Command::encode)
 }

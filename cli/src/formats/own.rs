@@ -10,7 +10,7 @@ use recordfd::uapi::{
     Smmuv3Event, Tegra241CmdqvEvent, notify_value_name,
 };
 
-use super::{Format, Remark, Shape, read};
+use super::{Format, Reading, Remark, Shape, read};
 use crate::convert::{request, response};
 use crate::field::Field;
 use crate::record;
@@ -70,6 +70,16 @@ const HEADED_FAULT: [Field; 11] = {
     fields
 };
 
+/// An answer to page faults: a host takes SUCCESS and INVALID only.
+fn page_response(bytes: &[u8]) -> Reading {
+    match PageResponse::decode(bytes) {
+        Ok(PageResponse { code, .. }) if code.get() > PageResponseCode::INVALID.get() => {
+            Reading::Unsendable(format!("the code {code:?} is never sent"))
+        }
+        _ => read::<PageResponse>(bytes),
+    }
+}
+
 /// The only shape of a format.
 macro_rules! sole {
     ($($field:expr),* $(,)?) => {
@@ -88,12 +98,17 @@ pub(super) const FORMATS: &[Format] = &[
         .on(ChannelFormat::IOMMU_PGFAULT_V2)
         .reply("iommufd.page_response")
         .converts(request::PGFAULT_V2),
-    own::<PageResponse>("iommufd.page_response", "answer to a group of page faults")
-        .shapes(sole![
-            Field::word("cookie", 0),
-            Field::word("code", 4).means(|code| word_of(PageResponseCode::new(code as u32))),
-        ])
-        .converts(response::PAGE_RESPONSE),
+    Format::new(
+        "iommufd.page_response",
+        PageResponse::SIZE,
+        page_response,
+        "answer to a group of page faults",
+    )
+    .shapes(sole![
+        Field::word("cookie", 0),
+        Field::word("code", 4).means(|code| word_of(PageResponseCode::new(code as u32))),
+    ])
+    .converts(response::PAGE_RESPONSE),
     own::<EventHeader>("iommufd.vevent_header", "header of an event, alone").shapes(sole![
         Field::word("flags", 0).means(|bits| word_of(EventFlags::from_bits_retain(bits as u32))),
         Field::word("sequence", 4),

@@ -69,7 +69,12 @@ impl<A: MustAnswer> LocalReader<A> {
         }
     }
 
-    /// Looks for groups until `until`; true when there are some.
+    /// Whether a read would bring something, a notice has come, or the end.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.responder.exchange.has_unread()
+    }
+
+    /// Looks for groups until `until`; true when there are some that were not there before.
     pub(crate) fn look(&mut self, until: Option<Instant>) -> bool {
         let exchange = &*self.responder.exchange;
         let Some(until) = until.filter(|_| !exchange.has_unread()) else { return false };

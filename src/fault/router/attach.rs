@@ -175,7 +175,8 @@ impl FaultRouter {
     }
 
     /// Detaches every handle of a device, as [`detach`](Self::detach), and forgets its half-made groups and Stop
-    /// Markers. Returns how many handles it had.
+    /// Markers. Returns how many handles it had. A group whose last page had not come in time by then may still be told
+    /// of, by a [`process`](Self::process) in another thread.
     ///
     /// # Errors
     ///
