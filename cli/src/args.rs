@@ -174,7 +174,7 @@ pub(crate) struct Watch {
     /// Answer each record; see below with which word
     #[arg(long, value_enum)]
     pub(crate) respond: Option<Respond>,
-    /// End after as many records
+    /// End after as many records; a group of page faults is not cut
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
     /// Print one JSON object a line

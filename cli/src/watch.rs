@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fs::File;
+use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::thread;
 use std::time::Duration;
@@ -47,7 +48,7 @@ fn take(number: RawFd) -> Result<OwnedFd, Stop> {
     match getsockopt(&end, sockopt::SockType) {
         Ok(SockType::Stream) => Ok(end),
         Ok(_) => Err(Stop::Failed(format!("descriptor {number} is no stream socket"))),
-        Err(error) => Err(failed(&error)),
+        Err(errno) => Err(failed(&io::Error::from(errno))),
     }
 }
 

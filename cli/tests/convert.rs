@@ -308,11 +308,20 @@ fn failure_of_the_interface_is_told() {
     let with_segment = vector("riscv.ats_prgr", "response_failure_nopasid_seg2").hex;
     let ran = convert("riscv.ats_prgr", "iommufd.page_response", "--cookie 17", &with_segment);
     assert_eq!((ran.status, lost(&ran)), (0, "DETAIL PRI_DISABLED"));
-    // FAILURE, as the kernel has it inside, and the segment back.
+    // FAILURE, as the kernel has it inside: no host takes it, and the segment comes back.
     let failure = hex_of(&PageResponse { cookie: 17, code: PageResponseCode::new(2) });
+    let ran = convert("iommufd.page_response", "iommufd.page_response", "", &failure);
+    assert_eq!((ran.status, ran.lines(), lost(&ran)), (0, vec![invalid.as_str()], "PRI_DISABLED"));
     let ran =
         convert("iommufd.page_response", "riscv.ats_prgr", "--requester 256 --prgi 1 --segment 2", &failure);
     assert_eq!(ran.quiet_lines(), [with_segment]);
+}
+
+#[test]
+fn pasid_has_20_bits() {
+    let ran = convert("pcie.page_request_payload", "iommufd.pgfault", "--requester 1 --pasid 0x100000", "");
+    assert_eq!(ran.status, 2);
+    assert!(ran.stderr.contains("more than 20 bits"), "{}", ran.stderr);
 }
 
 #[test]

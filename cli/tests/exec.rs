@@ -122,6 +122,31 @@ fn program_that_does_not_answer_makes_a_status_of_its_own() {
 }
 
 #[test]
+fn group_whose_last_page_never_comes_is_not_answered_whoever_goes_first() {
+    let ran = python("--format iommufd.pgfault --respond-timeout 20000", "", &[fault(1, 0x1000, false)]);
+    assert_eq!(ran.status, 3, "{}", ran.stderr);
+}
+
+#[test]
+fn answers_that_cannot_be_written_are_told_of() {
+    let path = file("full", &[fault(1, 0x1000, true)]);
+    let mut command = Command::new(TOOL);
+    command.args(["exec", "--format", "iommufd.pgfault", "--from"]).arg(&path);
+    command.args([
+        "--",
+        "sh",
+        "-c",
+        "\"$0\" watch --format iommufd.pgfault --respond success >/dev/null",
+        TOOL,
+    ]);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = command.stdout(full).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), told.contains("No space left on device")), (Some(1), true), "{told}");
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
 fn program_that_ends_at_once_leaves_everything_unanswered() {
     let records: Vec<_> = (0..1000).map(|group| fault(group % 512, 0x1000, true)).collect();
     let began = Instant::now();

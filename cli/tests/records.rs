@@ -300,6 +300,12 @@ fn what_cannot_be_said_is_refused() {
         ("acpi.notify", json!({"header": {"flags": 2}}), "header flags 0x2 are not part of the format"),
         ("acpi.notify", json!({"header": {"flag": 2}}), "acpi.notify has no field header.flag"),
         ("acpi.notify", json!({"header": {"flags": 1}, "value": 1}), "reserved field payload is not zero"),
+        (
+            "iommufd.page_response",
+            json!({"cookie": 1, "code": 2}),
+            "the code PageResponseCode(0x2) is never sent",
+        ),
+        ("smmuv3.cmd_pri_resp", json!({"StreamID": 1, "Resp": 3}), "the Resp is that of an illegal command"),
         ("acpi.ost", json!({"reserved": 1}), "reserved field reserved is not zero"),
         ("pci.error", json!({"header_log": [1, 2, 3]}), "header_log is [1,2,3], not an array of 4 numbers"),
         (

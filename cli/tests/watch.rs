@@ -4,6 +4,7 @@ mod common;
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -232,12 +233,27 @@ fn wrong_end_is_refused() {
         (1, "recordfd: the channel carries ACPI_NOTIFY v1, not MIXED v1\n")
     );
     // Nothing, and no socket.
-    for (number, error) in [("987", "descriptor 987: "), ("0", "the descriptor is not a socket")] {
+    for (number, error) in
+        [("987", "descriptor 987: "), ("0", "descriptor 0: Socket operation on non-socket")]
+    {
         let mut command = Command::new(TOOL);
         let ran = run(command.args(["watch", "--format", "mixed", "--fd", number]), b"");
         assert_eq!(ran.status, 1);
         assert!(ran.stderr.starts_with(&format!("recordfd: {error}")), "{}", ran.stderr);
     }
+}
+
+#[test]
+fn socket_of_datagrams_is_refused_at_once() {
+    let (end, _other) = UnixDatagram::pair().unwrap();
+    let mut command = Command::new(TOOL);
+    command.args(["watch", "--format", "mixed", "--fd", "0"]).stdin(OwnedFd::from(end));
+    let output = command.output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        (output.status.code(), told.as_str()),
+        (Some(1), "recordfd: descriptor 0 is no stream socket\n")
+    );
 }
 
 /// Starts a watch of the receiver's end of a channel of this process, which is its standard input.
