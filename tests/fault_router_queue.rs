@@ -29,7 +29,6 @@ on_every_transport! {
     reporter_with_clones_or_groups_is_no_queue
     answers_that_came_before_the_detach_count
     queue_with_notices_tells_its_responder_of_a_detach
-    groups_of_a_reporter_from_before_are_told_too
     detach_waits_for_who_is_told_of_a_hang_up
     queue_closes_when_it_is_attached_nowhere_and_nobodys
 }
@@ -235,20 +234,6 @@ fn queue_with_notices_tells_its_responder_of_a_detach(make: MakeFault) {
     router.process(Instant::now());
     assert_eq!(ends(&told), [(2, None, Success, Cause::Answered)]);
     drop(of_detached);
-}
-
-fn groups_of_a_reporter_from_before_are_told_too(make: MakeFault) {
-    let (router, told) = router();
-    let (reporter, mut responder) = make(&Options::new());
-    reporter.report(last_page(7, None)).unwrap();
-    let handle = router.queue(reporter).unwrap();
-    router.attach(SOURCE, &handle).unwrap();
-    router.report(last_page(1, Some(1))).unwrap();
-    router.detach(SOURCE).unwrap();
-    assert_eq!(ends(&told), [(1, Some(1), Invalid, Cause::Detached)], "it went through no attachment");
-    receive(&mut responder).0.respond(Success).unwrap();
-    router.collect(&handle);
-    assert_eq!(ends(&told), [(7, None, Success, Cause::Answered)]);
 }
 
 fn detach_waits_for_who_is_told_of_a_hang_up(make: MakeFault) {
