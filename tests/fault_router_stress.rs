@@ -20,7 +20,7 @@ use recordfd::fault::{
 };
 use recordfd::uapi::{PgFault, PgFaultPerm};
 
-/// Devices 0 and 1 are switched by one thread each, device 2 by both, of which less can be said.
+/// Devices 0 and 1 are switched by one thread each, device 2 by both.
 const DEVICES: usize = 3;
 const PASIDS: [Option<u32>; 3] = [None, Some(0), Some(1)];
 const SOURCES: usize = DEVICES * PASIDS.len();
@@ -118,21 +118,56 @@ impl Log {
     }
 }
 
-/// No longer than from `since` to `until` a handle was attached, or none was.
+/// No longer than from `since` to `until` a handle was attached, or none was. The call that saw to it had returned
+/// when it was `done`, and the one that ended it by `retired`.
 struct Span {
     handle: Option<u32>,
     since: u64,
+    done: u64,
     until: u64,
+    retired: u64,
+}
+
+impl Span {
+    fn new(handle: Option<u32>, since: u64, done: u64) -> Self {
+        Self { handle, since, done, until: u64::MAX, retired: u64::MAX }
+    }
 }
 
 /// What one thread has switched.
 struct Switched {
-    /// For each PASID in the order of time; that of a handle overlaps with those before and behind it.
-    spans: [Vec<Span>; PASIDS.len()],
+    /// For each source in the order of time; that of a handle overlaps with those before and behind it.
+    spans: [Vec<Span>; SOURCES],
     count: u64,
 }
 
-/// Switches the sources of one device, which no other thread does.
+/// Says until when each handle can have been attached, and by when it was retired.
+///
+/// A call that began behind its own, of whichever thread, found it or a later one: when the first such call had
+/// returned, it was attached no more. But it need not have been that call which took it away: one that began before that
+/// may still be busy retiring it.
+fn end_spans(switched: &mut [Switched]) {
+    for number in 0..SOURCES {
+        let of_all = switched.iter().flat_map(|switched| &switched.spans[number]);
+        let mut calls: Vec<_> = of_all.map(|span| (span.since, span.done)).collect();
+        calls.sort_unstable();
+        let began_by = |time: u64| calls.partition_point(|(since, _)| *since <= time);
+        let mut first_done: Vec<_> = calls.iter().map(|(_, done)| *done).collect();
+        let mut last_done = first_done.clone();
+        for index in 1..calls.len() {
+            last_done[index] = last_done[index].max(last_done[index - 1]);
+            let back = calls.len() - 1 - index;
+            first_done[back] = first_done[back].min(first_done[back + 1]);
+        }
+        for span in switched.iter_mut().flat_map(|switched| &mut switched.spans[number]) {
+            if let Some(until) = first_done.get(began_by(span.done)) {
+                (span.until, span.retired) = (*until, last_done[began_by(*until) - 1]);
+            }
+        }
+    }
+}
+
+/// Switches the sources of one device, which no other thread does, and notes what was switched.
 struct Switcher<'a> {
     world: &'a World,
     device: usize,
@@ -140,16 +175,14 @@ struct Switcher<'a> {
 }
 
 impl Switcher<'_> {
-    fn has_handle(&self, pasid: usize) -> bool {
-        self.switched.spans[pasid].last().is_some_and(|span| span.handle.is_some())
+    fn has_handle(&self, number: usize) -> bool {
+        self.switched.spans[number].last().is_some_and(|span| span.handle.is_some())
     }
 
     /// A call that began at `since` has put `handle` in the place of what there was.
-    fn note(&mut self, pasid: usize, handle: Option<u32>, since: u64) {
-        let now = self.world.log.now();
-        let spans = &mut self.switched.spans[pasid];
-        spans.last_mut().into_iter().for_each(|span| span.until = now);
-        spans.push(Span { handle, since, until: u64::MAX });
+    fn note(&mut self, number: usize, handle: Option<u32>, since: u64) {
+        let done = self.world.log.now();
+        self.switched.spans[number].push(Span::new(handle, since, done));
         self.switched.count += 1;
     }
 
@@ -159,21 +192,41 @@ impl Switcher<'_> {
         let (pasid, handle) = (random.below(PASIDS.len()), random.below(handles.len()));
         let number = self.device * PASIDS.len() + pasid;
         let since = log.now();
-        match (self.has_handle(pasid), random.below(64)) {
+        match (self.has_handle(number), random.below(64)) {
             (_, 0) => {
-                let attached: Vec<_> = (0..PASIDS.len()).filter(|pasid| self.has_handle(*pasid)).collect();
+                let first = self.device * PASIDS.len();
+                let of_device = first..first + PASIDS.len();
+                let attached: Vec<_> = of_device.filter(|number| self.has_handle(*number)).collect();
                 assert_eq!(router.detach_device(self.device as u32), Ok(attached.len()));
-                attached.into_iter().for_each(|pasid| self.note(pasid, None, since));
+                attached.into_iter().for_each(|number| self.note(number, None, since));
             }
             (true, 1..4) => {
                 router.detach(source(number)).unwrap();
-                self.note(pasid, None, since);
+                self.note(number, None, since);
             }
             (is_attached, _) => {
                 let switch = if is_attached { FaultRouter::replace } else { FaultRouter::attach };
                 switch(router, source(number), &handles[handle]).unwrap();
-                self.note(pasid, Some(handle as u32), since);
+                self.note(number, Some(handle as u32), since);
             }
+        }
+    }
+
+    /// Tries to switch a source that the other thread switches, too.
+    fn contend(&mut self, random: &mut Random) {
+        let World { router, handles, log, .. } = self.world;
+        let number = (DEVICES - 1) * PASIDS.len() + random.below(PASIDS.len());
+        let handle = random.below(handles.len());
+        let since = log.now();
+        let (now, outcome) = match random.below(16) {
+            0..4 => (Some(handle as u32), router.attach(source(number), &handles[handle])),
+            4..15 => (Some(handle as u32), router.replace(source(number), &handles[handle])),
+            _ => (None, router.detach(source(number))),
+        };
+        match outcome {
+            Ok(()) => self.note(number, now, since),
+            Err(AttachError::AlreadyAttached | AttachError::NotAttached | AttachError::Busy) => {}
+            Err(error) => panic!("{error}"),
         }
     }
 }
@@ -300,7 +353,8 @@ impl World {
             storm_over.store(true, SeqCst);
             let counts: Vec<_> = reporters.into_iter().map(|thread| thread.join().unwrap()).collect();
             switches_over.store(true, SeqCst);
-            let switched: Vec<_> = switchers.into_iter().map(|thread| thread.join().unwrap()).collect();
+            let mut switched: Vec<_> = switchers.into_iter().map(|thread| thread.join().unwrap()).collect();
+            end_spans(&mut switched);
             // What is left is answered, or completed by its detach.
             if seed % 2 == 0 {
                 self.detach_all();
@@ -336,28 +390,13 @@ impl World {
 
     /// Switches the sources of `device`, and now and then those that others switch, too.
     fn switch(&self, device: usize, stop: &AtomicBool, random: &mut Random) -> Switched {
-        let none = || vec![Span { handle: None, since: 0, until: u64::MAX }];
-        let switched = Switched { spans: [(); PASIDS.len()].map(|()| none()), count: 0 };
+        let none = || vec![Span::new(None, 0, 0)];
+        let switched = Switched { spans: [(); SOURCES].map(|()| none()), count: 0 };
         let mut own = Switcher { world: self, device, switched };
         while !stop.load(SeqCst) {
             // Something is to be under way when it is switched.
             (0..random.below(4_000)).for_each(|_| std::hint::spin_loop());
-            if random.below(8) > 0 {
-                own.step(random);
-                continue;
-            }
-            let contended = source((DEVICES - 1) * PASIDS.len() + random.below(PASIDS.len()));
-            let handle = &self.handles[random.below(self.handles.len())];
-            let outcome = match random.below(16) {
-                0..4 => self.router.attach(contended, handle),
-                4..15 => self.router.replace(contended, handle),
-                _ => self.router.detach(contended),
-            };
-            match outcome {
-                Ok(()) => own.switched.count += 1,
-                Err(AttachError::AlreadyAttached | AttachError::NotAttached | AttachError::Busy) => {}
-                Err(error) => panic!("{error}"),
-            }
+            if random.below(4) > 0 { own.step(random) } else { own.contend(random) }
         }
         own.switched
     }
@@ -374,18 +413,19 @@ impl World {
         // What an executor drops, it has had; what is answered, somebody has had.
         assert!(matches!(cause, Cause::Detached | Cause::NoHandle) || handle.is_some(), "{cause:?}");
         assert!(cause != Cause::NoHandle || handle.is_none());
-        if let Some(Switched { spans, .. }) = switched.get(number / PASIDS.len()) {
-            let spans = &spans[number % PASIDS.len()];
+        let meanwhile = switched.iter().flat_map(|Switched { spans, .. }| {
+            let spans = &spans[number];
+            // Of one thread, what began later could be there longer.
             let first = spans.partition_point(|span| span.until <= began);
-            let mut meanwhile = spans[first..].iter().take_while(|span| span.since < returned);
-            let is_right = meanwhile.any(|span| match (cause, span.handle) {
-                (Cause::NoHandle, had) => had.is_none(),
-                (_, None) => false,
-                // Nothing is told behind the call that took the handle away.
-                (_, had) => (handle.is_none() || handle == had) && told < span.until,
-            });
-            assert!(is_right, "{cause:?} of handle {handle:?} at {began}..{returned}, told at {told}");
-        }
+            spans[first..].iter().take_while(|span| span.since < returned)
+        });
+        let is_right = meanwhile.into_iter().any(|span| match (cause, span.handle) {
+            (Cause::NoHandle, had) => had.is_none(),
+            (_, None) => false,
+            // Nothing is told behind the call that took the handle away.
+            (_, had) => (handle.is_none() || handle == had) && told < span.retired,
+        });
+        assert!(is_right, "{cause:?} of handle {handle:?} at {began}..{returned}, told at {told}");
         format!("{cause:?}")
     }
 }

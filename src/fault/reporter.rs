@@ -388,10 +388,10 @@ impl FaultReporter {
         Arc::strong_count(&self.0) == 1
     }
 
-    /// Whether groups wait for their last page, or to be told that it did not come.
-    pub(super) fn has_half_made(&self) -> bool {
-        let collector = &self.0.desk.lock().collector;
-        collector.len() > 0 || collector.waiting() > 0
+    /// Whether it has groups that wait for their last page, for an answer, or to be collected.
+    pub(super) fn has_groups(&self) -> bool {
+        let state = self.0.desk.lock();
+        state.collector.len() > 0 || state.reporter.ledger().unanswered() > 0 || state.waiting() > 0
     }
 
     /// Publishes a group of `count` pages, at most [`max_group`](Self::max_group).

@@ -227,13 +227,8 @@ impl FaultRouter {
         if !reporter.is_sole() {
             return Err(Error::Unsupported { reason: "the reporter has clones that could take completions" });
         }
-        if reporter.has_half_made() {
-            return Err(Error::Unsupported {
-                reason: "the reporter has groups that wait for their last page",
-            });
-        }
-        if reporter.with_ledger(|ledger| ledger.unanswered() > 0 || ledger.waiting() > 0) {
-            return Err(Error::Unsupported { reason: "the reporter has groups that are not completed" });
+        if reporter.has_groups() {
+            return Err(Error::Unsupported { reason: "the reporter has groups that no router knows of" });
         }
         Ok(FaultHandle::new(Arc::downgrade(&self.0), Kind::Queue(reporter)))
     }

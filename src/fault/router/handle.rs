@@ -87,7 +87,7 @@ impl FaultHandle {
         }
     }
 
-    /// Whether the responder of a queue is gone: what is routed here is answered INVALID at once.
+    /// Whether the responder of a queue is gone, or broke the format: what is routed here is answered INVALID at once.
     pub fn is_closed(&self) -> bool {
         match &self.inner.kind {
             Kind::Queue(reporter) => reporter.is_closed(),
