@@ -1,6 +1,7 @@
 //! What comes in line by line, what goes out, and what is told of both on stderr.
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::process::exit;
 use std::time::{Duration, Instant};
 
 /// The longest line that is taken, in bytes: more is no record.
@@ -47,22 +48,62 @@ pub(crate) fn with_source(error: &dyn std::error::Error) -> String {
     }
 }
 
-/// Writes to stderr in one piece, for others write there, too; who closed it does not want to know.
-fn to_stderr(text: &str) {
-    let _ = io::stderr().write_all(text.as_bytes());
+/// Removes the progress from a terminal's line.
+const CLEAR: &str = "\r\x1b[K";
+
+/// The text with each character that is not printable as `\uXXXX`, in UTF-16 code units.
+///
+/// Controls, C1 controls, bidirectional controls and invisible characters thus reach no terminal, whatever a device, a
+/// file name or an argument contains. JSON stays the same JSON: there such characters occur within strings only.
+fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        let is_printable = match character {
+            ' '..='~' => true,
+            // The standard library's table of printable characters shows here only.
+            _ => !character.is_ascii() && character.escape_debug().len() == 1,
+        };
+        if is_printable {
+            shown.push(character);
+        } else {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                shown += &format!("\\u{unit:04x}");
+            }
+        }
+    }
+    shown
+}
+
+/// Writes `text` as one line, [`visible`]; `before` is the tool's own.
+fn write_line(out: &mut dyn Write, before: &str, text: &str) -> io::Result<()> {
+    // In one piece, for others write there, too.
+    out.write_all(format!("{before}{}\n", visible(text)).as_bytes())?;
+    out.flush()
+}
+
+/// Writes a line to stderr; a process that has closed it does not read it.
+fn tell_line(text: &str) {
+    let clear = if io::stderr().is_terminal() { CLEAR } else { "" };
+    let _ = write_line(&mut io::stderr(), clear, text);
 }
 
 /// Tells something on stderr.
 pub(crate) fn tell(message: &str) {
-    let clear = if io::stderr().is_terminal() { "\r\x1b[K" } else { "" };
-    to_stderr(&format!("{clear}recordfd: {message}\n"));
+    tell_line(&format!("recordfd: {message}"));
+}
+
+/// Ends the process with what clap has to say: help on stdout, as it is, or an error on stderr.
+pub(crate) fn leave(error: &clap::Error) -> ! {
+    if error.use_stderr() {
+        error.render().to_string().lines().for_each(tell_line);
+        exit(error.exit_code());
+    }
+    error.exit()
 }
 
 /// Writes a line and flushes it.
 pub(crate) fn print(line: &str) -> Result<(), Stop> {
-    let mut out = io::stdout().lock();
-    out.write_all(format!("{line}\n").as_bytes())?;
-    Ok(out.flush()?)
+    Ok(write_line(&mut io::stdout().lock(), "", line)?)
 }
 
 /// Tells how far a long feed has come, if stderr is a terminal and what is printed goes elsewhere.
@@ -83,7 +124,7 @@ impl Progress {
         if self.is_wanted && self.told.elapsed() >= EVERY {
             self.told = Instant::now();
             self.is_told = true;
-            to_stderr(&format!("\r\x1b[Krecordfd: {count} records"));
+            let _ = write!(io::stderr(), "{CLEAR}recordfd: {count} records");
         }
     }
 }
@@ -91,7 +132,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.is_told {
-            to_stderr("\r\x1b[K");
+            let _ = write!(io::stderr(), "{CLEAR}");
         }
     }
 }

@@ -19,11 +19,11 @@ use serde_json::{Value, json};
 
 use args::{Cli, Command, Convert};
 use formats::Format;
-use lines::{Bad, Stop, each_line, each_record, print, tell};
+use lines::{Bad, Stop, each_line, each_record, leave, print, tell};
 use text::{hex_of, unhex};
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    let outcome = match Cli::try_parse().unwrap_or_else(|error| leave(&error)).command {
         Command::Formats { json } => list(json),
         Command::Decode { format, raw, pretty } => decode(format, raw, pretty),
         Command::Encode { format } => encode(format),
@@ -43,11 +43,8 @@ fn main() -> ExitCode {
 
 /// Ends the process as for any other wrong use of the command line.
 fn wrong_use(message: &str) -> ! {
-    clap::Error::raw(
-        ErrorKind::ArgumentConflict,
-        format!("{message}\n\nFor more information, try '--help'.\n"),
-    )
-    .exit()
+    let message = format!("{message}\n\nFor more information, try '--help'.\n");
+    leave(&clap::Error::raw(ErrorKind::ArgumentConflict, message))
 }
 
 fn list(json: bool) -> Result<Bad, Stop> {
