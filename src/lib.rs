@@ -32,6 +32,8 @@
 //!
 //! * `local` (default): channels between threads of one process, [`event::channel`], [`request::channel`] and
 //!   [`fault::channel`]. Pulls crossbeam-queue.
+//! * `mio`: every end is a `mio::event::Source` (`reactor::mio`). Pulls mio.
+//! * `polling`: every end can be in a `polling::Poller` without unsafe code (`reactor::polling`). Pulls polling.
 //!
 //! # Trust
 //!
@@ -51,6 +53,8 @@ pub mod error;
 pub mod event;
 pub mod fault;
 pub mod fd;
+#[cfg(any(feature = "mio", feature = "polling"))]
+pub mod reactor;
 pub mod request;
 mod ring;
 mod sync;

@@ -362,13 +362,15 @@ impl<A: MustAnswer> LocalReporter<A> {
     pub(crate) fn rest(&mut self, more: bool) -> bool {
         let exchange = &*self.exchange;
         let chime = &exchange.answers_bell;
+        let mut closed = false;
         if more {
             // Completions that no answer brought wake whoever sleeps, or looks by itself.
-            let _guard = lock(&exchange.state);
+            let state = lock(&exchange.state);
+            closed = state.responder_gone;
             chime.set_work(true);
         }
         let asleep = chime.rest(&mut self.waiter, more, || exchange.has_answers());
-        if more {
+        if more && !closed {
             chime.ring();
         } else if asleep {
             exchange.forget_work();

@@ -2,16 +2,21 @@
 //!
 //! What nix offers as a safe call is used where it is needed; here is what nix lacks.
 
-// UNSAFETY: calls into libc, descriptors that arrive as numbers, and memory shared with other processes.
+// UNSAFETY: calls into libc, descriptors that arrive as numbers or must not close while they are polled, and memory
+// shared with other processes.
 #![expect(unsafe_code)]
 
 #[cfg_attr(loom, path = "model_mapping.rs")]
 mod mapping;
 mod membarrier;
+#[cfg(feature = "polling")]
+mod polled;
 mod scm;
 
 pub(crate) use mapping::{Mapping, View};
 pub(crate) use membarrier::{fence_everywhere, register_for_fences};
+#[cfg(feature = "polling")]
+pub(crate) use polled::Polled;
 pub(crate) use scm::recv_descriptors;
 
 use std::io;
