@@ -189,3 +189,31 @@ fn threads_answer_each_fault_of_each_address_space_once() {
                     PASID 3: 250 faults answered\n1001 faults, each answered once, 0 INVALID\n";
     assert_eq!((text.as_str(), output.status.code()), (expected, Some(0)));
 }
+
+/// The example of one reactor: it serves everything, and the deadline ends what nobody answers.
+#[cfg(any(feature = "mio", feature = "polling"))]
+fn waits_with(name: &str) {
+    for (records, answered, timed_out) in [("8", 6, 2), ("128", 96, 32), ("2", 2, 0)] {
+        let output = Command::new(example(name)).args(["--deadline", "1000", "--records", records]).output().unwrap();
+        let expected = format!(
+            "{records} notifications received, {records} device requests answered\n\
+             {answered} page faults answered, {timed_out} ended by their deadline\n"
+        );
+        let complaint = text(&output.stderr);
+        assert_eq!((text(&output.stdout), output.status.code()), (expected, Some(0)), "{complaint}");
+    }
+    let help = text(&Command::new(example(name)).arg("--help").output().unwrap().stdout);
+    assert!(help.contains("--deadline") && help.contains("Exit status"), "{help}");
+}
+
+#[cfg(feature = "mio")]
+#[test]
+fn mio_waits_for_three_channels_and_a_deadline() {
+    waits_with("wait_with_mio");
+}
+
+#[cfg(feature = "polling")]
+#[test]
+fn polling_waits_for_three_channels_and_a_deadline() {
+    waits_with("wait_with_polling");
+}
