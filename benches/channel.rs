@@ -116,26 +116,34 @@ fn busy((tx, mut rx): Pair, count: usize, batch: usize) -> Duration {
     sender_time(count, &handled, burst, finish, consume)
 }
 
-/// The usual side structure: a list with a lock, and an eventfd written for each record.
-fn eventfd_and_list(count: usize) -> Duration {
-    let list = Mutex::new(VecDeque::with_capacity(2 * BURST));
+/// The usual side structure: a list with a lock, and an eventfd; one lock and one write for `batch` records.
+fn eventfd_and_list(count: usize, batch: usize) -> Duration {
+    let list = Mutex::new(VecDeque::<AcpiNotify>::with_capacity(2 * BURST));
     let eventfd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).expect("an eventfd");
     let handled = AtomicUsize::new(0);
-    let burst = |records: usize| {
-        for _ in 0..records {
-            list.lock().expect("not poisoned").push_back(record());
+    let records = [record(); BATCH];
+    let burst = |records_left: usize| {
+        let mut left = records_left;
+        while left > 0 {
+            let sent = batch.min(left);
+            list.lock().expect("not poisoned").extend(&records[..sent]);
             eventfd.write(1).expect("the counter has room");
+            left -= sent;
         }
     };
     let consume = || {
-        let mut seen = 0;
+        let (mut seen, mut items) = (0, Vec::with_capacity(BATCH));
         while seen < count {
             eventfd.read().expect("an eventfd can be read");
-            loop {
-                let next = list.lock().expect("not poisoned").pop_front();
-                let Some(next) = next else { break };
-                handle(&next);
-                seen += 1;
+            // As many with one lock as the other consumers take with one call.
+            while {
+                let mut list = list.lock().expect("not poisoned");
+                let found = list.len().min(BATCH);
+                items.extend(list.drain(..found));
+                !items.is_empty()
+            } {
+                seen += items.len();
+                items.drain(..).for_each(|item| handle(&item));
                 handled.store(seen, Ordering::Release);
             }
         }
@@ -199,16 +207,22 @@ fn there_and_back((tx, mut rx): Pair, count: usize, batch: usize) -> Duration {
     began.elapsed()
 }
 
-/// The side structure on one thread.
-fn eventfd_there_and_back(count: usize) -> Duration {
-    let list = Mutex::new(VecDeque::with_capacity(BATCH));
+/// The side structure on one thread, one lock, one write and one read for `batch` records.
+fn eventfd_there_and_back(count: usize, batch: usize) -> Duration {
+    let list = Mutex::new(VecDeque::<AcpiNotify>::with_capacity(BATCH));
     let eventfd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).expect("an eventfd");
+    let (records, mut items) = ([record(); BATCH], Vec::with_capacity(BATCH));
     let began = Instant::now();
-    for _ in 0..count {
-        list.lock().expect("not poisoned").push_back(record());
+    let mut left = count;
+    while left > 0 {
+        let sent = batch.min(left);
+        list.lock().expect("not poisoned").extend(&records[..sent]);
         eventfd.write(1).expect("the counter has room");
         eventfd.read().expect("an eventfd can be read");
-        black_box(list.lock().expect("not poisoned").pop_front());
+        items.clear();
+        items.extend(list.lock().expect("not poisoned").drain(..));
+        black_box(&items);
+        left -= sent;
     }
     began.elapsed()
 }
@@ -224,32 +238,45 @@ fn getppid(count: usize) -> Duration {
 
 type Contender = (&'static str, fn(usize) -> Duration);
 
-/// The sender's time while the consumer is busy. The first is the rival that ratios are against.
-const SENDER: [Contender; 6] = [
-    ("eventfd + Mutex<VecDeque>", eventfd_and_list),
-    ("bare ArrayQueue", array_queue),
-    ("recordfd local, one at a time", |count| busy(local_pair(2 * BURST), count, 1)),
-    ("recordfd local, batches of 64", |count| busy(local_pair(2 * BURST), count, BATCH)),
-    ("recordfd shared, one at a time", |count| busy(shared_pair(2 * BURST), count, 1)),
-    ("recordfd shared, batches of 64", |count| busy(shared_pair(2 * BURST), count, BATCH)),
+/// Contenders with as many records to a call. The first is the rival that ratios are against.
+type Group = &'static [Contender];
+
+/// The sender's time while the consumer is busy.
+const SENDER: [Group; 2] = [
+    &[
+        ("eventfd + Mutex<VecDeque>, one at a time", |count| eventfd_and_list(count, 1)),
+        ("recordfd local, one at a time", |count| busy(local_pair(2 * BURST), count, 1)),
+        ("recordfd shared, one at a time", |count| busy(shared_pair(2 * BURST), count, 1)),
+        ("bare ArrayQueue, one at a time", array_queue),
+    ],
+    &[
+        ("eventfd + Mutex<VecDeque>, batches of 64", |count| eventfd_and_list(count, BATCH)),
+        ("recordfd local, batches of 64", |count| busy(local_pair(2 * BURST), count, BATCH)),
+        ("recordfd shared, batches of 64", |count| busy(shared_pair(2 * BURST), count, BATCH)),
+    ],
 ];
 
 /// Both sides on one thread, a wake-up for each call.
-const BOTH_SIDES: [Contender; 8] = [
-    ("eventfd + Mutex<VecDeque>", eventfd_there_and_back),
-    ("recordfd local, one at a time", |count| there_and_back(local_pair(BATCH), count, 1)),
-    ("recordfd local, batches of 64", |count| there_and_back(local_pair(BATCH), count, BATCH)),
-    ("recordfd socket, one at a time", |count| there_and_back(socket_pair(), count, 1)),
-    ("recordfd socket, batches of 64", |count| there_and_back(socket_pair(), count, BATCH)),
-    ("recordfd shared, one at a time", |count| there_and_back(shared_pair(BATCH), count, 1)),
-    ("recordfd shared, batches of 64", |count| there_and_back(shared_pair(BATCH), count, BATCH)),
-    ("one getppid()", getppid),
+const BOTH_SIDES: [Group; 2] = [
+    &[
+        ("eventfd + Mutex<VecDeque>, one at a time", |count| eventfd_there_and_back(count, 1)),
+        ("recordfd local, one at a time", |count| there_and_back(local_pair(BATCH), count, 1)),
+        ("recordfd socket, one at a time", |count| there_and_back(socket_pair(), count, 1)),
+        ("recordfd shared, one at a time", |count| there_and_back(shared_pair(BATCH), count, 1)),
+        ("one getppid()", getppid),
+    ],
+    &[
+        ("eventfd + Mutex<VecDeque>, batches of 64", |count| eventfd_there_and_back(count, BATCH)),
+        ("recordfd local, batches of 64", |count| there_and_back(local_pair(BATCH), count, BATCH)),
+        ("recordfd socket, batches of 64", |count| there_and_back(socket_pair(), count, BATCH)),
+        ("recordfd shared, batches of 64", |count| there_and_back(shared_pair(BATCH), count, BATCH)),
+    ],
 ];
 
-fn with_criterion(criterion: &mut Criterion, name: &str, contenders: &[Contender]) {
+fn with_criterion(criterion: &mut Criterion, name: &str, groups: &[Group]) {
     let mut group = criterion.benchmark_group(name);
     group.throughput(Throughput::Elements(1));
-    for (name, run) in contenders {
+    for (name, run) in groups.iter().copied().flatten() {
         group.bench_function(*name, |bencher| {
             bencher.iter_custom(|count| run(usize::try_from(count).expect("64 bits")));
         });
@@ -257,7 +284,8 @@ fn with_criterion(criterion: &mut Criterion, name: &str, contenders: &[Contender
     group.finish();
 }
 
-fn table(title: &str, contenders: &[Contender], count: usize) {
+fn table(title: &str, groups: &[Group], count: usize) {
+    let contenders: Vec<&Contender> = groups.iter().copied().flatten().collect();
     let mut times = vec![Vec::new(); contenders.len()];
     for _ in 0..ROUNDS {
         for ((_, run), times) in contenders.iter().zip(&mut times) {
@@ -265,14 +293,16 @@ fn table(title: &str, contenders: &[Contender], count: usize) {
         }
     }
     println!("\n{title}: ns per record, median of {ROUNDS} interleaved rounds of {count} (least to most),");
-    println!("and how many times that the first contender takes");
-    let mut rival = None;
-    for ((name, _), times) in contenders.iter().zip(&mut times) {
-        times.sort_by(f64::total_cmp);
-        let (least, median, most) = (times[0], times[ROUNDS / 2], times[ROUNDS - 1]);
-        let rival = *rival.get_or_insert(median);
-        let ratio = rival / median;
-        println!("  {name:32} {median:8.1}  ({least:.1} to {most:.1})  {ratio:.2}");
+    println!("and how many times that the first contender with as many records to a call takes");
+    let mut times = times.iter_mut();
+    for group in groups {
+        let mut rival = None;
+        for ((name, _), times) in group.iter().zip(&mut times) {
+            times.sort_by(f64::total_cmp);
+            let (least, median, most) = (times[0], times[ROUNDS / 2], times[ROUNDS - 1]);
+            let ratio = *rival.get_or_insert(median) / median;
+            println!("  {name:40} {median:8.1}  ({least:.1} to {most:.1})  {ratio:.2}");
+        }
     }
 }
 

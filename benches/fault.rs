@@ -128,7 +128,7 @@ fn shared_with(options: &Options, load: Load, count: usize) -> Duration {
     round_trips((reporter, responder), load, count)
 }
 
-/// A list with a lock, and an eventfd written for each entry: what is usual in one direction.
+/// A list with a lock, and an eventfd: what is usual in one direction.
 struct List<T> {
     entries: Mutex<VecDeque<T>>,
     eventfd: EventFd,
@@ -140,56 +140,58 @@ impl<T> List<T> {
         Self { entries: Mutex::new(VecDeque::with_capacity(DEPTH * PAGES)), eventfd }
     }
 
+    /// One lock and one write for all `entries`.
     fn push(&self, entries: impl IntoIterator<Item = T>) {
         self.entries.lock().expect("not poisoned").extend(entries);
         self.eventfd.write(1).expect("the counter has room");
     }
 
-    fn pop(&self) -> Option<T> {
-        self.entries.lock().expect("not poisoned").pop_front()
-    }
-
-    fn wait(&self) {
+    /// Waits for entries and takes all that are there, with one lock.
+    fn take(&self, out: &mut Vec<T>) {
         self.eventfd.read().expect("an eventfd can be read");
+        out.clear();
+        out.extend(self.entries.lock().expect("not poisoned").drain(..));
     }
 }
 
-/// Two such lists, and a table of what is open.
+/// Two such lists, and a table of what is open; as many groups to a call as the others have.
 fn lists_and_eventfds(load: Load, count: usize) -> Duration {
     let (faults, answers) = (List::<PgFault>::new(), List::<PageResponse>::new());
     let began = Instant::now();
     thread::scope(|scope| {
         scope.spawn(|| {
-            let mut answered = 0;
+            let (mut taken, mut answered) = (Vec::with_capacity(DEPTH * PAGES), 0);
             while answered < count {
-                faults.wait();
-                while let Some(fault) = faults.pop() {
-                    if fault.flags.contains(PgFaultFlags::LAST_PAGE) {
-                        answers
-                            .push([PageResponse { cookie: fault.cookie, code: PageResponseCode::SUCCESS }]);
-                        answered += 1;
-                    }
-                    black_box(&fault);
+                faults.take(&mut taken);
+                black_box(&taken);
+                let ends = taken.iter().filter(|fault| fault.flags.contains(PgFaultFlags::LAST_PAGE));
+                let code = PageResponseCode::SUCCESS;
+                let batch: Vec<_> = ends.map(|fault| PageResponse { cookie: fault.cookie, code }).collect();
+                if !batch.is_empty() {
+                    answered += batch.len();
+                    answers.push(batch);
                 }
             }
         });
         let mut free: Vec<u32> = (1..=DEPTH as u32).collect();
+        let mut taken = Vec::with_capacity(DEPTH);
         let (mut reported, mut completed) = (0, 0);
         while completed < count {
             while reported < count && reported - completed < load.in_flight {
-                let cookie = free.pop().expect("there is room");
-                faults.push((0..load.pages).map(|index| {
-                    let mut fault = PgFault { cookie, dev_id: 1, pasid: 5, ..PgFault::default() };
-                    fault.flags.set(PgFaultFlags::LAST_PAGE, index == load.pages - 1);
-                    fault
+                let batch = BATCH.min(count - reported).min(load.in_flight - (reported - completed));
+                let cookies = free.drain(free.len() - batch..);
+                faults.push(cookies.flat_map(|cookie| {
+                    (0..load.pages).map(move |index| {
+                        let mut fault = PgFault { cookie, dev_id: 1, pasid: 5, ..PgFault::default() };
+                        fault.flags.set(PgFaultFlags::LAST_PAGE, index == load.pages - 1);
+                        fault
+                    })
                 }));
-                reported += 1;
+                reported += batch;
             }
-            answers.wait();
-            while let Some(answer) = answers.pop() {
-                free.push(answer.cookie);
-                completed += 1;
-            }
+            answers.take(&mut taken);
+            free.extend(taken.iter().map(|answer| answer.cookie));
+            completed += taken.len();
         }
     });
     began.elapsed()

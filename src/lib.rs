@@ -64,7 +64,3 @@ mod transport;
 pub use channel::{Options, Overflow, UnattachedEnd};
 pub use error::{DrainError, Error, RespondError, TryRecvError, TrySendError, Violation};
 pub use recordfd_uapi as uapi;
-
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;

@@ -194,7 +194,8 @@ fn threads_answer_each_fault_of_each_address_space_once() {
 #[cfg(any(feature = "mio", feature = "polling"))]
 fn waits_with(name: &str) {
     for (records, answered, timed_out) in [("8", 6, 2), ("128", 96, 32), ("2", 2, 0)] {
-        let output = Command::new(example(name)).args(["--deadline", "1000", "--records", records]).output().unwrap();
+        let output =
+            Command::new(example(name)).args(["--deadline", "1000", "--records", records]).output().unwrap();
         let expected = format!(
             "{records} notifications received, {records} device requests answered\n\
              {answered} page faults answered, {timed_out} ended by their deadline\n"

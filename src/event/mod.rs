@@ -26,6 +26,9 @@
 //! is gone it stays readable for ever. With edge-triggered epoll, receive until
 //! [`TryRecvError::Empty`](crate::TryRecvError::Empty) after each event.
 //!
+//! **Pitfall:** with edge-triggered epoll a batch that comes back short is not `Empty`. Only the receive that returned
+//! `Empty` asks for the next event.
+//!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::os::fd::AsFd;
