@@ -501,3 +501,16 @@ fn deregistered_end_is_dropped_without_a_trace() {
         assert_eq!((reactor.ready(), reactor.registered()), (vec![], before));
     }
 }
+
+/// The pitfall of the documentation: the sender keeps the descriptor open, so mio keeps it, too.
+#[cfg(all(feature = "mio", feature = "local"))]
+#[test]
+fn end_that_is_dropped_but_not_deregistered_stays_in_mio() {
+    let mut reactor = Mio::new();
+    let before = reactor.registered();
+    let (tx, rx) = common::local::<AcpiNotify>(&Options::new());
+    drop(reactor.add(rx, 1));
+    assert_eq!(reactor.registered(), before + 1);
+    drop(tx);
+    assert_eq!(reactor.registered(), before);
+}

@@ -5,9 +5,8 @@
 //!
 //! mio is edge-triggered: see [the rules](super#edge-triggered-reactors) for receiving after an event.
 //!
-//! **Pitfall:** deregister an end before you drop it. Both ends of a channel between threads share their descriptors,
-//! so dropping one end closes nothing, and mio keeps reporting its token. (The descriptor of a socket or a shared
-//! channel closes with its end, which removes it from mio.)
+//! **Pitfall:** deregister an end before you drop it. A descriptor leaves mio by itself only when it closes, and the
+//! other side of a channel between threads, a clone of the end, or an unanswered group keeps it open.
 //!
 //! `examples/wait_with_mio.rs` serves three channels of different formats on one thread.
 //!

@@ -38,8 +38,8 @@
 //!
 //! # Hang-up
 //!
-//! When the peer is gone, an edge-triggered reactor reports the end once more, and then no longer. With a
-//! level-triggered reactor the end stays ready: remove it after `Closed`, or the loop spins.
+//! An edge-triggered reactor reports that the peer is gone, and then no longer reports the end. With a level-triggered
+//! reactor the end stays ready: remove it after `Closed`, or the loop spins.
 
 #[cfg(feature = "mio")]
 pub mod mio;
