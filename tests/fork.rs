@@ -106,3 +106,24 @@ fn shared_ends_are_gone_when_they_are_dropped_whatever_a_child_has() {
         }
     });
 }
+
+/// A poller's kernel object is one for parent and child, so a deletion in the child would be one in the parent.
+#[cfg(feature = "polling")]
+#[test]
+fn child_that_drops_a_registration_leaves_it_in_the_parents_poller() {
+    use std::sync::Arc;
+
+    use polling::{Event, Events, Poller};
+    use recordfd::reactor::polling::Registration;
+
+    for make in every_make() {
+        let (poller, mut events) = (Arc::new(Poller::new().unwrap()), Events::new());
+        let (tx, rx) = make(&Options::new());
+        let rx = Registration::new(&poller, rx, Event::readable(1)).unwrap();
+        let mut rx = dropped_in_a_child(rx);
+        tx.try_send(notify(0x80, 7)).unwrap();
+        poller.wait(&mut events, Some(SOON)).unwrap();
+        assert_eq!(events.iter().map(|event| event.key).collect::<Vec<_>>(), [1]);
+        assert_eq!(summary(rx.try_recv().unwrap()), (0, Some(7)));
+    }
+}

@@ -48,7 +48,8 @@ use crate::sys::Polled;
 /// An end that is in a [`Poller`]; it dereferences to the end.
 ///
 /// It keeps the poller, and a duplicate of the end's descriptor (`fcntl(2)` with `F_DUPFD_CLOEXEC`), which is what is
-/// registered. So the registration stays valid whatever happens to the end through `&mut`.
+/// registered. So the registration stays valid whatever happens to the end through `&mut`. In a child of fork that
+/// inherited a registration, dropping it leaves the parent's poller as it is.
 ///
 /// **Pitfall:** an end that is swapped out through `&mut` takes no registration along, and its peer sees no hang-up
 /// before this registration is dropped. Use [`into_inner`](Self::into_inner).
