@@ -39,7 +39,7 @@
 //! # Hang-up
 //!
 //! An edge-triggered reactor reports that the peer is gone, and then no longer reports the end. With a level-triggered
-//! reactor the end stays ready: remove it after `Closed`, or the loop spins.
+//! reactor the end stays ready: remove it after `Closed`, and after a `PeerViolation`, or the loop spins.
 
 #[cfg(feature = "mio")]
 pub mod mio;
