@@ -370,6 +370,7 @@ impl<A: MustAnswer> LocalReporter<A> {
             chime.set_work(true);
         }
         let asleep = chime.rest(&mut self.waiter, more, || exchange.has_answers());
+        // The responder's end leaves a token in for good: another one would only be one more edge.
         if more && !closed {
             chime.ring();
         } else if asleep {
