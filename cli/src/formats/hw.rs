@@ -186,7 +186,6 @@ pub(super) const FORMATS: &[Format] = &[
                 Field::bits("RC", 15, 12).means(response_code),
                 Field::bits("RID", 31, 16),
                 Field::bits("PASID", 51, 32),
-                Field::bit("LPIG", 66),
                 Field::bits("PRGI", 75, 67),
             ],
         ),

@@ -16,7 +16,7 @@ use recordfd_uapi::hw::smmuv3::{
     ResumeAction, TlbConflict, TranslationFault, Uut, WalkEabt,
 };
 use recordfd_uapi::hw::virtio::{Fault, FaultFlags, FaultReason};
-use recordfd_uapi::hw::vtd::{self, InvalidationDescriptor, PageGroupResponse, PageRequestDescriptor};
+use recordfd_uapi::hw::vtd::{self, InvalidationDescriptor, PageRequestDescriptor};
 
 use crate::Choices;
 use crate::said::KINDS;
@@ -38,8 +38,7 @@ pub(crate) fn encode(kind: usize, choices: &mut Choices<'_>) {
             let descriptor = if choices.below(4) == 0 {
                 InvalidationDescriptor::Unknown(words(choices))
             } else {
-                let (response, last) = (response(choices, 16), choices.once());
-                InvalidationDescriptor::PageGroupResponse(PageGroupResponse { response, last })
+                InvalidationDescriptor::PageGroupResponse(response(choices, 16))
             };
             same(descriptor, InvalidationDescriptor::encode, InvalidationDescriptor::decode);
         }

@@ -100,17 +100,7 @@ const PGRP_TYPE_LOW: Field = Field::new("TYPE[3:0]", 3, 0);
 const PGRP_TYPE_HIGH: Field = Field::new("TYPE[6:4]", 11, 9);
 const PGRP_PP: u32 = 4;
 const PGRP_RC: Field = Field::new("RC", 15, 12);
-const PGRP_LPIG: u32 = 2;
 const PGRP_PRGI: Field = Field::new("PRGI", 11, 3);
-
-/// A Page Group Response Descriptor: the guest's answer to a page request group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PageGroupResponse {
-    /// The answer; its code is RC.
-    pub response: PrgResponse,
-    /// LPIG, which Linux copies from the request. No response is due without it.
-    pub last: bool,
-}
 
 /// A descriptor of the invalidation queue with 256-bit descriptors (IQA.DW = 1), as far as it answers
 /// page requests.
@@ -122,14 +112,16 @@ pub struct PageGroupResponse {
 /// | 15:12 | RC |
 /// | 31:16 | RID |
 /// | 51:32 | PASID |
-/// | 66 | LPIG |
 /// | 75:67 | PRGI |
+///
+/// Bit 66 was LPIG before VT-d 4.0 and is reserved since: it is ignored, and 0 when written. Linux up to 6.16 copies
+/// the request's LPIG to it, Linux from 6.17 on writes 0, and QEMU does not read it.
 ///
 /// Source: Linux `QI_PGRP_*`; QEMU `VTD_INV_DESC_PGRESP_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum InvalidationDescriptor {
-    /// Type 9.
-    PageGroupResponse(PageGroupResponse),
+    /// Type 9: the guest's answer to a page request group. Its code is RC.
+    PageGroupResponse(PrgResponse),
     /// Another type, also the Page Stream Response of VT-d 2.x, whose layout is not confirmed.
     Unknown([u64; 4]),
 }
@@ -142,13 +134,12 @@ impl InvalidationDescriptor {
         if PGRP_TYPE_LOW.get(q0) | PGRP_TYPE_HIGH.get(q0) << 4 != PGRP_TYPE {
             return Self::Unknown(words);
         }
-        let response = PrgResponse {
+        Self::PageGroupResponse(PrgResponse {
             rid: RID.get(q0) as u32,
             pasid: bit(q0, PGRP_PP).then(|| PASID.get(q0) as u32),
             prgi: PGRP_PRGI.get(q1) as u16,
             code: ResponseCode::new(PGRP_RC.get(q0) as u8),
-        };
-        Self::PageGroupResponse(PageGroupResponse { response, last: bit(q1, PGRP_LPIG) })
+        })
     }
 
     /// The descriptor's bytes.
@@ -159,12 +150,12 @@ impl InvalidationDescriptor {
     #[inline]
     pub fn encode(&self) -> Result<[u8; 32], HwError> {
         match self {
-            Self::PageGroupResponse(PageGroupResponse { response, last }) => {
+            Self::PageGroupResponse(response) => {
                 let mut q0 = PGRP_TYPE | RID.put(response.rid)? | PGRP_RC.put(response.code.sent()?)?;
                 if let Some(pasid) = response.pasid {
                     q0 |= flag(true, PGRP_PP) | PASID.put(pasid)?;
                 }
-                Ok(bytes4([q0, PGRP_PRGI.put(response.prgi)? | flag(*last, PGRP_LPIG), 0, 0]))
+                Ok(bytes4([q0, PGRP_PRGI.put(response.prgi)?, 0, 0]))
             }
             Self::Unknown(words) => {
                 let bytes = bytes4(*words);

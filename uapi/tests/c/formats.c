@@ -110,7 +110,7 @@ static void vtd_page_request(struct said *said, const uint8_t *bytes)
 
 struct vtd_page_group_response {
 	u64 type_3_0 : 4, pp : 1, rsvd_8_5 : 4, type_6_4 : 3, rc : 4, rid : 16, pasid : 20, rsvd_63_52 : 12;
-	u64 rsvd_65_64 : 2, lpig : 1, prgi : 9, rsvd_127_76 : 52;
+	u64 rsvd_66_64 : 3, prgi : 9, rsvd_127_76 : 52;
 	u64 rsvd[2];
 };
 
@@ -124,7 +124,6 @@ static void vtd_page_group_response(struct said *said, const uint8_t *bytes)
 		return;
 	}
 	say_response(said, r.rid, r.pp, r.pasid, r.prgi, r.rc);
-	say(said, r.lpig);
 }
 
 struct vtd_fault_record {

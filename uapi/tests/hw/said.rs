@@ -175,9 +175,7 @@ fn prd(descriptor: &PageRequestDescriptor) -> Said {
 
 fn invalidation(descriptor: &InvalidationDescriptor) -> Said {
     match descriptor {
-        InvalidationDescriptor::PageGroupResponse(answer) => {
-            Said::response(&answer.response).and([answer.last.into()])
-        }
+        InvalidationDescriptor::PageGroupResponse(response) => Said::response(response),
         InvalidationDescriptor::Unknown(words) => Said::unknown(*words),
     }
 }

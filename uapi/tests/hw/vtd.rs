@@ -2,7 +2,7 @@
 
 use recordfd_uapi::hw::HwError;
 use recordfd_uapi::hw::pcie::{PageRequest, Pasid, PrgResponse, StopMarker};
-use recordfd_uapi::hw::vtd::{FaultRecord, InvalidationDescriptor, PageGroupResponse, PageRequestDescriptor};
+use recordfd_uapi::hw::vtd::{FaultRecord, InvalidationDescriptor, PageRequestDescriptor};
 
 use crate::check::{self, REQUEST, RESPONSE};
 use crate::random::Random;
@@ -48,8 +48,7 @@ fn response_vectors() {
     let fixed = ["TYPE_3_0", "TYPE_6_4", "PP", "RC", "PASID"];
     check::vectors("vtd.qi_page_group_response", 3, &fixed, |bytes| {
         let descriptor = InvalidationDescriptor::decode(bytes);
-        let InvalidationDescriptor::PageGroupResponse(PageGroupResponse { response, last }) = descriptor
-        else {
+        let InvalidationDescriptor::PageGroupResponse(response) = descriptor else {
             panic!("{descriptor:?}")
         };
         let found = fields([
@@ -59,7 +58,6 @@ fn response_vectors() {
             ("RC", response.code.get().into()),
             ("RID", response.rid.into()),
             ("PASID", response.pasid.unwrap_or(0).into()),
-            ("LPIG", last.into()),
             ("PRGI", response.prgi.into()),
         ]);
         (found, descriptor.encode())
@@ -168,10 +166,7 @@ fn what_does_not_fit_is_refused() {
         ],
     );
 
-    let encode = |response: &PrgResponse| {
-        let last = true;
-        InvalidationDescriptor::PageGroupResponse(PageGroupResponse { response: *response, last }).encode()
-    };
+    let encode = |response: &PrgResponse| InvalidationDescriptor::PageGroupResponse(*response).encode();
     let wide = check::wide_responses().into_iter().zip(["PASID", "PRGI"]);
     check::refused(encode, wide.map(|((response, value), field)| (response, field, value)));
     check::refused(encode, [(PrgResponse { rid: 0x1_0000, ..RESPONSE }, "RID", 0x1_0000)]);
