@@ -229,6 +229,28 @@ fn payload_takes_requester_and_pasid_from_the_user() {
     assert_eq!((fault.dev_id, fault.cookie, fault.flags), (7, 9, PgFaultFlags::LAST_PAGE));
 }
 
+#[test]
+fn flag_that_linux_sets_with_every_pasid_is_no_loss() {
+    let needs_pasid = vector("iommufd.pgfault", "needs_pasid").hex;
+    for (to, lost_too) in [
+        ("iommufd.pgfault_v2", ""),
+        ("vtd.page_req_dsc", ""),
+        ("smmuv3.priq", ""),
+        ("amd.ppr", ""),
+        ("riscv.pq_record", ""),
+        ("pcie.page_request_payload", "PASID"),
+        ("virtio_iommu.fault", "PASID GROUP"),
+    ] {
+        let ran = convert("iommufd.pgfault", to, "--cookie 0", &needs_pasid);
+        assert_eq!((ran.status, lost(&ran)), (0, lost_too), "{to}: {ran:?}");
+    }
+    // A record of a channel keeps it, and so does one for people.
+    let ran = convert("iommufd.pgfault", "iommufd.pgfault", "", &needs_pasid);
+    assert_eq!(ran.quiet_lines(), [needs_pasid.as_str()]);
+    let ran = recordfd("decode --pretty --format iommufd.pgfault", &needs_pasid);
+    assert!(ran.stdout.contains("PASID_VALID LAST_PAGE NEEDS_PASID"), "{ran:?}");
+}
+
 /// The answers of the hardware: SUCCESS to requester 0x100, PASID 0xabcde, index 0x155.
 const ANSWERS: [(&str, &str); 4] = [
     ("vtd.qi_page_group_response", "success"),

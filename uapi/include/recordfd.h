@@ -115,9 +115,19 @@ RECORDFD_ASSERT_OFFSET(struct recordfd_event_header, sequence, 4);
 
 #define RECORDFD_PGFAULT_FLAG_PASID_VALID 0x1
 #define RECORDFD_PGFAULT_FLAG_LAST_PAGE 0x2
+/*
+ * The device expects the PASID in the answer that Linux sends to it. Linux sets it on every fault of
+ * Intel and AMD that has a PASID, and has no name for it in its uapi. A responder ignores it: struct
+ * recordfd_page_response names the cookie alone.
+ */
+#define RECORDFD_PGFAULT_FLAG_NEEDS_PASID 0x4
 
 #define RECORDFD_PGFAULT_PERM_READ 0x1
 #define RECORDFD_PGFAULT_PERM_WRITE 0x2
+/*
+ * A PCIe page request has EXEC and PRIV only together with a PASID (PCIe Base Specification, 10.4.1:
+ * Execute Requested and Privileged Mode Requested). A stall of SMMUv3 has them without one, too.
+ */
 #define RECORDFD_PGFAULT_PERM_EXEC 0x4
 #define RECORDFD_PGFAULT_PERM_PRIV 0x8
 

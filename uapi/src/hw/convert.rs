@@ -46,7 +46,8 @@ impl Loss {
     #[inline]
     fn of(fault: &PgFault) -> Self {
         let known = PgFaultPerm::READ | PgFaultPerm::WRITE | PgFaultPerm::EXEC | PgFaultPerm::PRIV;
-        let flags = PgFaultFlags::PASID_VALID | PgFaultFlags::LAST_PAGE;
+        // NEEDS_PASID is of the answer, which names the cookie alone.
+        let flags = PgFaultFlags::PASID_VALID | PgFaultFlags::LAST_PAGE | PgFaultFlags::NEEDS_PASID;
         let unknown = fault.perm.bits() & !known.bits() | fault.flags.bits() & !flags.bits() | fault.reserved;
         Self::LENGTH.when(fault.length != 0)
             | Self::COOKIE.when(fault.cookie != 0)

@@ -115,6 +115,7 @@ pub(crate) fn constants() -> Vec<Constant> {
         RECORDFD_EVENT_FLAG_CANCELLED = EventFlags::CANCELLED.bits();
         RECORDFD_PGFAULT_FLAG_PASID_VALID = PgFaultFlags::PASID_VALID.bits();
         RECORDFD_PGFAULT_FLAG_LAST_PAGE = PgFaultFlags::LAST_PAGE.bits();
+        RECORDFD_PGFAULT_FLAG_NEEDS_PASID = PgFaultFlags::NEEDS_PASID.bits();
         RECORDFD_PGFAULT_PERM_READ = PgFaultPerm::READ.bits();
         RECORDFD_PGFAULT_PERM_WRITE = PgFaultPerm::WRITE.bits();
         RECORDFD_PGFAULT_PERM_EXEC = PgFaultPerm::EXEC.bits();

@@ -157,6 +157,8 @@ fn without(mut fault: PgFault, loss: Loss) -> PgFault {
         fault.perm &= READ | WRITE | EXEC | PRIV;
         fault.reserved = 0;
     }
+    // It is of the answer, and no record has it.
+    fault.flags -= PgFaultFlags::NEEDS_PASID;
     // Says nothing without its flag.
     if !fault.flags.contains(PASID) {
         fault.pasid = 0;
@@ -171,7 +173,7 @@ fn random_fault(random: &mut Random) -> PgFault {
     let (wide, low) = (sometimes(0x10_0000), sometimes(0xabc));
     let (narrow, bits) = (random.next() >> 20, random.next() >> 20);
     PgFault {
-        flags: PgFaultFlags::from_bits_retain((bits & 3 | unknown) as u32),
+        flags: PgFaultFlags::from_bits_retain((bits & 3 | bits >> 10 & 4 | unknown) as u32),
         dev_id: 7,
         pasid: (narrow & 0xf_ffff | wide) as u32,
         grpid: (narrow >> 20 & 0x3ff) as u32,
@@ -255,11 +257,16 @@ fn loss_is_named() {
     assert_eq!(losses(no_pasid), Loss::EXEC | Loss::PRIV);
     for unknown in [
         PgFault { reserved: 1, ..FAULT },
-        PgFault { flags: FAULT.flags | PgFaultFlags::from_bits_retain(4), ..FAULT },
+        PgFault { flags: FAULT.flags | PgFaultFlags::from_bits_retain(8), ..FAULT },
         PgFault { perm: READ | PgFaultPerm::from_bits_retain(0x10), ..FAULT },
     ] {
         assert_eq!(losses(unknown), Loss::UNKNOWN);
     }
+    // Linux sets it with every PASID of Intel and AMD.
+    let needs_pasid = PgFault { flags: PASID | LAST | PgFaultFlags::NEEDS_PASID, ..FAULT };
+    assert_eq!(losses(needs_pasid), Loss::empty());
+    assert_eq!(EventRecord::from_fault(&needs_pasid, 1).unwrap().1, Loss::empty());
+    assert_eq!(Fault::from_fault(&needs_pasid, 1).1, Loss::PASID | Loss::GROUP);
     let fault = PgFault { flags: PASID, perm: WRITE | PRIV, ..FAULT };
     let (_, loss) = Fault::from_fault(&fault, 1);
     assert_eq!(loss, Loss::PASID | Loss::PRIV | Loss::LAST | Loss::GROUP);
