@@ -193,6 +193,13 @@ fn what_a_request_cannot_be_is_told() {
             "Stall cannot be said together with more pages to come",
         ),
         ("vtd.page_req_dsc", "amd.ppr", "", marker, "is a Stop Marker and no page fault"),
+        (
+            "riscv.pq_record",
+            "iommufd.pgfault",
+            "",
+            vector("riscv.pq_record", "stop_marker_nopasid").hex,
+            "is a Stop Marker and no page fault",
+        ),
         ("vtd.page_req_dsc", "amd.ppr", "", "00".repeat(32), "is no page request that is known here"),
         ("smmuv3.event", "iommufd.pgfault", "", not_stalled, "record is no page fault"),
         ("virtio_iommu.fault", "iommufd.pgfault", "", no_address, "record is no page fault"),

@@ -40,6 +40,9 @@ pub enum PageRequestDescriptor {
     /// A page request.
     Request(PageRequest),
     /// L, W, R = 1, 0, 0, with a PASID or without: Linux asks for no more.
+    ///
+    /// Linux judges the address first. It answers a marker whose address is not canonical with Invalid Request, so
+    /// the address is ignored here and is 0 when written.
     StopMarker(StopMarker),
     /// Another type.
     Unknown([u64; 4]),
@@ -59,11 +62,7 @@ impl PageRequestDescriptor {
             privileged: bit(q0, PRD_PMR),
         });
         let request = PageRequest::from_payload(q1, RID.get(q0) as u32, pasid);
-        if request.is_marked() {
-            Self::StopMarker(StopMarker { rid: request.rid, pasid: pasid.map(|pasid| pasid.value) })
-        } else {
-            Self::Request(request)
-        }
+        if request.is_marked() { Self::StopMarker(request.marker()) } else { Self::Request(request) }
     }
 
     /// The descriptor's bytes.
@@ -114,8 +113,8 @@ const PGRP_PRGI: Field = Field::new("PRGI", 11, 3);
 /// | 51:32 | PASID |
 /// | 75:67 | PRGI |
 ///
-/// Bit 66 was LPIG before VT-d 4.0 and is reserved since: it is ignored, and 0 when written. Linux up to 6.16 copies
-/// the request's LPIG to it, Linux from 6.17 on writes 0, and QEMU does not read it.
+/// Bit 66 was LPIG before VT-d 4.0 and is reserved since: it is ignored, and 0 when written. Linux 6.12 copies the
+/// request's LPIG there, Linux 7.2 writes 0, and QEMU does not read it.
 ///
 /// Source: Linux `QI_PGRP_*`; QEMU `VTD_INV_DESC_PGRESP_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -452,7 +452,7 @@ static void riscv_page_request(struct said *said, const uint8_t *bytes)
 	say_request(said,
 		    &(struct request){ r.did, r.pv, r.pid, r.exec, r.priv, r.payload.r, r.payload.w,
 				       r.payload.l, r.payload.prgi, r.payload.addr_63_12 },
-		    0);
+		    1);
 }
 
 struct riscv_prgr {
