@@ -2,6 +2,7 @@
 
 use recordfd::uapi::hw::{amd, pcie, riscv, smmuv3, virtio, vtd};
 
+use super::own::word_of;
 use super::{Format, Reading, Shape, hardware};
 use crate::convert::{request, response};
 use crate::field::Field;
@@ -205,7 +206,7 @@ pub(super) const FORMATS: &[Format] = &[
         Field::bit("PRIV", 93),
         Field::bit("EXE", 94),
         Field::bit("PP", 95),
-        Field::bits("FR", 103, 96),
+        Field::bits("FR", 103, 96).means(|reason| word_of(vtd::FaultReason::new(reason as u8))),
         Field::bits("PV", 123, 104),
         Field::bits("AT", 125, 124),
         Field::bit("T1", 126),

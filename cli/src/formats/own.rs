@@ -30,7 +30,7 @@ impl Format {
 }
 
 /// What the library calls a code or flags, without the type's name; nothing if it has no name.
-fn word_of(value: impl Debug) -> String {
+pub(super) fn word_of(value: impl Debug) -> String {
     let text = format!("{value:?}");
     match text.split_once('(') {
         Some((_, number)) => {

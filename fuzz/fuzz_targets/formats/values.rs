@@ -192,7 +192,7 @@ fn vtd_fault(choices: &mut Choices<'_>) -> vtd::FaultRecord {
         pasid: choices.optional(|choices| choices.number(20) as u32),
         exec: choices.once(),
         privileged: choices.once(),
-        reason: choices.number(8) as u8,
+        reason: vtd::FaultReason::new(choices.number(8) as u8),
         address_type: choices.number(2) as u8,
         t1: choices.once(),
         t2: choices.once(),
