@@ -184,7 +184,12 @@ fn device_requests_are_acknowledged() {
 #[test]
 fn notifications_are_reported_on() {
     for transport in TRANSPORTS {
-        for (word, statuses) in [("success", [0, 0x80]), ("invalid", [1, 1])] {
+        for (word, statuses) in [
+            ("success", [0, 0x80]),
+            ("invalid", [1, 0x81]),
+            ("success --requester 0x3500", [0, 0x3500_0080]),
+            ("invalid --requester 0x3500", [1, 0x3500_0081]),
+        ] {
             let records = [notify(3, 9), notify(0x80, 0), notify(0x0f, 10)];
             let ran = watched("acpi.notify", transport, &format!("--json --respond {word}"), &records);
             let (seen, answers) = sides(&ran);

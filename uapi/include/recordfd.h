@@ -272,12 +272,16 @@ RECORDFD_ASSERT_SIZE(struct recordfd_acpi_notify_event, 64);
 RECORDFD_ASSERT_OFFSET(struct recordfd_acpi_notify_event, header, 0);
 RECORDFD_ASSERT_OFFSET(struct recordfd_acpi_notify_event, notify, 8);
 
+/* Error Disconnect Recover: the port has recovered, or has not. */
+#define RECORDFD_ACPI_OST_EDR_SUCCESS 0x80
+#define RECORDFD_ACPI_OST_EDR_FAILURE 0x81
+
 /**
  * struct recordfd_acpi_ost - An _OST report on a notification
  * @cookie: The cookie of the notification
  * @source_event: What is reported on, mostly the notification value
- * @status: How it went; 0 is success. Error Disconnect Recover (notification value 0xf) has codes
- *          of its own, where success is 0x80.
+ * @status: How it went; 0 is success. Of Error Disconnect Recover (notification value 0xf) it is the
+ *          requester id of the port in the upper half, RECORDFD_ACPI_OST_EDR_* in the lower one.
  * @reserved: Must be 0
  *
  * Several reports may follow one notification, to tell of progress.
