@@ -92,8 +92,10 @@
  */
 #define RECORDFD_EVENT_FLAG_LOST_EVENTS 0x1
 /*
- * The record with the payload's cookie was completed without its answer; do not answer it. Only on
- * formats whose records must be answered: IOMMU_PGFAULT v2, PCI_ERROR and DEVICE_REQUEST.
+ * The group with the payload's cookie was completed without its answer, which comes too late now. The
+ * group is still to be answered: until then it takes up room in the channel, and a reader that leaves
+ * such groups alone blocks it in the end. Only on formats whose records must be answered:
+ * IOMMU_PGFAULT v2, PCI_ERROR and DEVICE_REQUEST.
  */
 #define RECORDFD_EVENT_FLAG_CANCELLED 0x2
 

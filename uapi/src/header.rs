@@ -13,8 +13,8 @@ wire_flags! {
         /// Records up to this header's number were lost and this one is no event: its payload is zero
         /// (Linux `include/uapi/linux/iommufd.h`, `IOMMU_VEVENTQ_FLAG_LOST_EVENTS`).
         LOST_EVENTS = 0x1,
-        /// The record with this payload's cookie was completed without its answer. Ours, on formats
-        /// that must be answered only.
+        /// The group with this payload's cookie was completed without its answer, and is still to be answered: until
+        /// then it takes up room in the channel. Ours, on formats that must be answered only.
         CANCELLED = 0x2,
     }
 }
