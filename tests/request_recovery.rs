@@ -26,7 +26,7 @@ on_every_request_transport! {
 
 use ErsResult::{CanRecover, Disconnect, NeedReset, Recovered};
 
-const RESULTS: [ErsResult; 4] = [CanRecover, NeedReset, Disconnect, Recovered];
+const RESULTS: [ErsResult; 5] = [ErsResult::None, CanRecover, NeedReset, Disconnect, Recovered];
 const DETECTED: PciErrorStep = PciErrorStep::ERROR_DETECTED;
 const ENABLED: PciErrorStep = PciErrorStep::MMIO_ENABLED;
 const RESET: PciErrorStep = PciErrorStep::SLOT_RESET;
@@ -55,20 +55,21 @@ fn followers(told: char, result: ErsResult) -> &'static str {
         (_, Disconnect) | ('g', _) => "",
         ('d', CanRecover) => "ms",
         ('d' | 'm', NeedReset) => "s",
-        ('d', Recovered) => "msr",
-        ('m', Recovered) => "sr",
-        ('s', Recovered) => "r",
+        // No vote takes part in whatever the others decide.
+        ('d', Recovered | ErsResult::None) => "msr",
+        ('m', Recovered | ErsResult::None) => "sr",
+        ('s', Recovered | ErsResult::None) => "r",
         _ => "",
     }
 }
 
 fn expected_next(told: char, result: ErsResult) -> Next {
     match (told, result, followers(told, result)) {
-        ('d', CanRecover, _) => Next::MmioEnabled,
-        (_, Recovered, "msr" | "sr" | "r") => Next::Resume,
+        ('d', CanRecover | ErsResult::None, _) => Next::MmioEnabled,
+        (_, Recovered | ErsResult::None, "msr" | "sr" | "r") => Next::Resume,
         (_, _, "s") => Next::SlotReset,
-        ('r', Recovered, _) => Next::Recovered,
-        ('c', CanRecover | NeedReset | Recovered, _) => Next::Corrected,
+        ('r', Recovered | ErsResult::None, _) => Next::Recovered,
+        ('c', CanRecover | NeedReset | Recovered | ErsResult::None, _) => Next::Corrected,
         _ => Next::Disconnected,
     }
 }

@@ -14,6 +14,8 @@ use crate::answer::MustAnswer;
 /// Source: Linux `include/linux/pci.h`, `enum pci_ers_result`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErsResult {
+    /// It has no opinion: the other functions of the slot decide.
+    None = 1,
     /// It can recover without a slot reset.
     CanRecover = 2,
     /// It wants the slot reset.
@@ -24,6 +26,7 @@ pub enum ErsResult {
     Recovered = 5,
 }
 
+static_assertions::const_assert_eq!(ErsResult::None as u32, PciErsResult::NONE.get());
 static_assertions::const_assert_eq!(ErsResult::CanRecover as u32, PciErsResult::CAN_RECOVER.get());
 static_assertions::const_assert_eq!(ErsResult::NeedReset as u32, PciErsResult::NEED_RESET.get());
 static_assertions::const_assert_eq!(ErsResult::Disconnect as u32, PciErsResult::DISCONNECT.get());
@@ -42,6 +45,7 @@ impl MustAnswer for PciError {
 
     fn verdict(answer: &PciErrorResult) -> (u32, Option<ErsResult>) {
         let verdict = match answer.result {
+            PciErsResult::NONE => Some(ErsResult::None),
             PciErsResult::CAN_RECOVER => Some(ErsResult::CanRecover),
             PciErsResult::NEED_RESET => Some(ErsResult::NeedReset),
             PciErsResult::DISCONNECT => Some(ErsResult::Disconnect),

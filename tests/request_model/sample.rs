@@ -64,8 +64,9 @@ impl Sample for PciError {
     }
 
     fn meaning(code: u32) -> Option<ErsResult> {
-        [ErsResult::CanRecover, ErsResult::NeedReset, ErsResult::Disconnect, ErsResult::Recovered]
-            .get(code.wrapping_sub(2) as usize)
+        use ErsResult::{CanRecover, Disconnect, NeedReset, Recovered};
+        [ErsResult::None, CanRecover, NeedReset, Disconnect, Recovered]
+            .get(code.wrapping_sub(1) as usize)
             .copied()
     }
 

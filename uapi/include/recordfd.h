@@ -359,7 +359,11 @@ RECORDFD_ASSERT_SIZE(struct recordfd_pci_error_event, 48);
 RECORDFD_ASSERT_OFFSET(struct recordfd_pci_error_event, header, 0);
 RECORDFD_ASSERT_OFFSET(struct recordfd_pci_error_event, error, 8);
 
-/* What a driver makes of an error; Linux' enum pci_ers_result. */
+/*
+ * What a driver makes of an error; Linux' enum pci_ers_result. NONE is no opinion: the other functions
+ * of the slot decide.
+ */
+#define RECORDFD_PCI_RESULT_NONE 1
 #define RECORDFD_PCI_RESULT_CAN_RECOVER 2
 #define RECORDFD_PCI_RESULT_NEED_RESET 3
 #define RECORDFD_PCI_RESULT_DISCONNECT 4

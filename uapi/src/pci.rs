@@ -81,9 +81,12 @@ impl Payload for PciError {
 wire_code! {
     /// What a driver makes of an error.
     ///
-    /// Source: Linux `include/linux/pci.h`, `enum pci_ers_result`. Its NONE (1) and NO_AER_DRIVER (6)
-    /// are no verdict of a driver, so they have no name here.
+    /// Source: Linux `include/linux/pci.h`, `enum pci_ers_result`. Its NO_AER_DRIVER (6) says that there is no driver
+    /// to ask, so it is no answer and has no name here.
     PciErsResult(u32) {
+        /// The driver has no opinion: the other functions of the slot decide. Linux' `pds_core`, `mt7921` and `hns3`
+        /// return it.
+        NONE = 1,
         /// The driver can recover without a slot reset.
         CAN_RECOVER = 2,
         /// The driver wants the slot reset.

@@ -140,6 +140,7 @@ pub(crate) fn constants() -> Vec<Constant> {
         RECORDFD_PCI_ERROR_FLAG_FATAL = PciErrorFlags::FATAL.bits();
         RECORDFD_PCI_ERROR_FLAG_CORRECTABLE = PciErrorFlags::CORRECTABLE.bits();
         RECORDFD_PCI_ERROR_FLAG_AER_VALID = PciErrorFlags::AER_VALID.bits();
+        RECORDFD_PCI_RESULT_NONE = PciErsResult::NONE.get();
         RECORDFD_PCI_RESULT_CAN_RECOVER = PciErsResult::CAN_RECOVER.get();
         RECORDFD_PCI_RESULT_NEED_RESET = PciErsResult::NEED_RESET.get();
         RECORDFD_PCI_RESULT_DISCONNECT = PciErsResult::DISCONNECT.get();
