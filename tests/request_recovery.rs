@@ -10,7 +10,7 @@ use recordfd::request::{
     Cause, Completion, ErsResult, Next, Notice, Options, Pending, Recovery, Refusal, ReportError, Reporter,
     Responder,
 };
-use recordfd::uapi::{EventFlags, PciChannelState, PciError, PciErrorFlags, PciErrorStep};
+use recordfd::uapi::{EventFlags, PciChannelState, PciError, PciErrorFlags, PciErrorStep, PciErrorV2};
 
 on_every_request_transport! {
     pci_errors of PciError:
@@ -22,6 +22,11 @@ on_every_request_transport! {
     deadline_in_the_middle_ends_the_recovery
     bad_step_is_given_back_and_leaves_the_recovery_alone
     refused_step_can_be_told_when_there_is_room
+}
+
+on_every_request_transport! {
+    pci_errors_v2 of PciErrorV2:
+    second_version_goes_by_the_same_steps_and_keeps_its_log
 }
 
 use ErsResult::{CanRecover, Disconnect, NeedReset, Recovered};
@@ -367,4 +372,26 @@ fn vmm_that_keeps_recoveries_of_its_own_refuses_a_device_that_breaks_the_order()
         }
     }
     assert_eq!(outcomes, [true, true, false, true]);
+}
+
+fn second_version_goes_by_the_same_steps_and_keeps_its_log(make: MakeRequest<PciErrorV2>) {
+    let (reporter, mut responder) = make(&Options::new());
+    let error = PciErrorV2::of(1);
+    let early = PciErrorV2 { step: RESET, ..error };
+    let refusal = Refusal::OutOfOrder { step: RESET };
+    assert!(matches!(reporter.report(early), Err(ReportError::Refused(_, found)) if found == refusal));
+    for (step, result, next) in [
+        (DETECTED, ErsResult::None, Next::MmioEnabled),
+        (ENABLED, NeedReset, Next::SlotReset),
+        (RESET, Recovered, Next::Resume),
+        (RESUME, Recovered, Next::Recovered),
+    ] {
+        let told = PciErrorV2 { step, ..error };
+        let cookie = reporter.report(told).unwrap();
+        let pending = receive(&mut responder);
+        assert_eq!(*pending.record(), told.under(cookie));
+        pending.respond(result).unwrap();
+        let (all, _) = collect_all(&reporter);
+        assert_eq!((all.len(), all[0].next(), all[0].cause), (1, next, Cause::Answered), "{step:?}");
+    }
 }

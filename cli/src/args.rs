@@ -278,7 +278,7 @@ Prints each record, what was lost in front of it, and the hang-up, at which it e
 answered. With it:
                           success                                       invalid
   iommufd.pgfault*        SUCCESS                                       INVALID
-  pci.error               what leads on: CAN_RECOVER or, if frozen,     DISCONNECT
+  pci.error*              what leads on: CAN_RECOVER or, if frozen,     DISCONNECT
                           NEED_RESET to an error; RECOVERED to a later
                           step or a correctable error; DISCONNECT when
                           the device is gone

@@ -14,7 +14,7 @@ use recordfd::fault::{FaultResponder, ResponseCode};
 use recordfd::request::{Ack, ErsResult, Notice, Pending, Request, Responder};
 use recordfd::uapi::{
     AcpiNotify, AcpiOst, DeviceRequest, EventRecord, Format as ChannelFormat, MixedEvent, PciChannelState,
-    PciError, PciErrorFlags, PciErrorStep, PgFault, Sequenced, Smmuv3Event, Tegra241CmdqvEvent,
+    PciError, PciErrorFlags, PciErrorStep, PciErrorV2, PgFault, Sequenced, Smmuv3Event, Tegra241CmdqvEvent,
 };
 use recordfd::{Error as SetUpError, RespondError, TryRecvError, TrySendError};
 use serde_json::{Map, Value, json};
@@ -62,6 +62,9 @@ fn watch(options: &Watch, end: OwnedFd) -> Result<(), Stop> {
             events::<AcpiNotify>(&mut shown, end, |notify| ost(notify, respond?, port))
         }
         ChannelFormat::PCI_ERROR_V1 => requests::<PciError>(&mut shown, end, ers_result),
+        ChannelFormat::PCI_ERROR_V2 => {
+            requests::<PciErrorV2>(&mut shown, end, |error, word| ers_result(&error.to_v1(), word))
+        }
         ChannelFormat::DEVICE_REQUEST_V1 => {
             requests::<DeviceRequest>(&mut shown, end, |_, word| match word {
                 Respond::Success => Ack::Done,

@@ -115,7 +115,8 @@ impl Refusal {
 }
 
 impl Recovery {
-    /// Takes note that `error`, the first or the next step, is told.
+    /// Takes note that `error`, the first or the next step, is told. Of a
+    /// [`PciErrorV2`](recordfd_uapi::PciErrorV2) give what [`to_v1`](recordfd_uapi::PciErrorV2::to_v1) returns.
     ///
     /// # Errors
     ///

@@ -8,8 +8,8 @@ use recordfd_uapi::hw::smmuv3::PriResp;
 use recordfd_uapi::{
     AcpiNotify, AcpiOst, ChannelInfo, DeviceAck, DeviceAckCode, DeviceRequest, DeviceRequestKind, Event,
     EventFlags, EventHeader, Format, Mixed, Offer, OfferFlags, PageResponse, PageResponseCode,
-    PciChannelState, PciError, PciErrorFlags, PciErrorResult, PciErrorStep, PciErsResult, PgFault,
-    PgFaultFlags, PgFaultPerm, Sequence, Smmuv3Event, Tegra241CmdqvEvent, Transport, WRITE_MAX,
+    PciChannelState, PciError, PciErrorFlags, PciErrorResult, PciErrorStep, PciErrorV2, PciErsResult,
+    PgFault, PgFaultFlags, PgFaultPerm, Sequence, Smmuv3Event, Tegra241CmdqvEvent, Transport, WRITE_MAX,
 };
 use zerocopy::FromZeros;
 
@@ -73,6 +73,10 @@ pub(crate) fn structs() -> Vec<Struct> {
         recordfd_acpi_ost: AcpiOst { cookie, source_event, status; reserved at 12, 4 }
         recordfd_pci_error: PciError { dev_id, cookie, step, state, flags, status, mask, header_log }
         recordfd_pci_error_event: Event<PciError> { header, error = payload }
+        recordfd_pci_error_v2: PciErrorV2 {
+            dev_id, cookie, step, state, flags, status, mask, severity, header_len, prefix_len, tlp_log
+        }
+        recordfd_pci_error_v2_event: Event<PciErrorV2> { header, error = payload }
         recordfd_pci_error_result: PciErrorResult { cookie, result }
         recordfd_device_request: DeviceRequest { dev_id, cookie, kind, count }
         recordfd_device_request_event: Event<DeviceRequest> { header, request = payload }
@@ -107,6 +111,7 @@ pub(crate) fn constants() -> Vec<Constant> {
         RECORDFD_FORMAT_VIOMMU_TEGRA241_CMDQV_V1 = Format::VIOMMU_TEGRA241_CMDQV_V1.0;
         RECORDFD_FORMAT_ACPI_NOTIFY_V1 = Format::ACPI_NOTIFY_V1.0;
         RECORDFD_FORMAT_PCI_ERROR_V1 = Format::PCI_ERROR_V1.0;
+        RECORDFD_FORMAT_PCI_ERROR_V2 = Format::PCI_ERROR_V2.0;
         RECORDFD_FORMAT_DEVICE_REQUEST_V1 = Format::DEVICE_REQUEST_V1.0;
         RECORDFD_FORMAT_MIXED_V1 = Format::MIXED_V1.0;
         RECORDFD_WRITE_MAX = WRITE_MAX;
@@ -140,6 +145,8 @@ pub(crate) fn constants() -> Vec<Constant> {
         RECORDFD_PCI_ERROR_FLAG_FATAL = PciErrorFlags::FATAL.bits();
         RECORDFD_PCI_ERROR_FLAG_CORRECTABLE = PciErrorFlags::CORRECTABLE.bits();
         RECORDFD_PCI_ERROR_FLAG_AER_VALID = PciErrorFlags::AER_VALID.bits();
+        RECORDFD_PCI_ERROR_FLAG_FLIT = PciErrorFlags::FLIT.bits();
+        RECORDFD_PCI_TLP_LOG_MAX = PciErrorV2::new_zeroed().tlp_log.len();
         RECORDFD_PCI_RESULT_NONE = PciErsResult::NONE.get();
         RECORDFD_PCI_RESULT_CAN_RECOVER = PciErsResult::CAN_RECOVER.get();
         RECORDFD_PCI_RESULT_NEED_RESET = PciErsResult::NEED_RESET.get();
