@@ -14,7 +14,7 @@ use serde_json::Value;
 /// The requests that are a page fault of device 7, whose requester id is 0x100.
 fn requests() -> Vec<Vector> {
     let requests: Vec<_> = vectors().into_iter().filter(|vector| vector.generic.is_some()).collect();
-    assert_eq!(requests.len(), 9);
+    assert_eq!(requests.len(), 10);
     requests
 }
 
@@ -81,7 +81,7 @@ fn every_queue_becomes_every_other() {
             pairs += 1;
         }
     }
-    assert_eq!(pairs, 4 * 4 + 4 * 4 + 1);
+    assert_eq!(pairs, 4 * 4 + 4 * 4 + 1 + 1);
 }
 
 #[test]
@@ -281,6 +281,13 @@ fn every_answer_becomes_every_other() {
             assert_eq!(convert(from, to, "", &hex).quiet_lines(), [vector(to, name).hex], "{from} to {to}");
         }
     }
+    // AMD's need not have the PASID of the request: requester, index and cookie do without.
+    let without = vector("amd.complete_ppr", "success_nopasid").hex;
+    let ran = convert("amd.complete_ppr", "iommufd.page_response", "--cookie 17", &without);
+    assert_eq!(ran.quiet_lines(), [response.as_str()]);
+    let ran =
+        convert("iommufd.page_response", "amd.complete_ppr", "--requester 0x100 --prgi 0x155", &response);
+    assert_eq!(ran.quiet_lines(), [without.as_str()]);
     // What the user gives goes before what the record says.
     let other = convert(
         "amd.complete_ppr",

@@ -113,7 +113,6 @@ fn judge<T>(fault: &PgFault, converted: Result<(T, Loss), HwError>, back: impl F
         }
         Err(HwError::Contradiction { field, .. }) => match field {
             "RnW" => assert_eq!(read, write),
-            "InD" => assert!(perm.contains(PgFaultPerm::EXEC) && !read),
             "Stall" => assert!(!last),
             _ => panic!("{field}"),
         },

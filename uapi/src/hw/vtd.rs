@@ -33,7 +33,7 @@ const PRD_PMR: u32 = 53;
 /// | 127:76 | ADDR |
 ///
 /// Private data (PDP, bit 9, and the upper half) was in no product and is not in VT-d 4.0: it counts as
-/// reserved.
+/// reserved. Linux does not look at TYPE.
 ///
 /// Source: Linux `struct page_req_dsc`; QEMU `VTD_PRD_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -195,7 +195,7 @@ static void say_fault(struct said *said, struct smmu_event_fault r)
 	say(said, r.stall);
 	say(said, r.stall ? r.stag : 0);
 	say(said, r.rnw);
-	say(said, r.rnw && r.ind);
+	say(said, r.ind);
 	say(said, r.pnu);
 	say(said, r.class);
 	say(said, r.ttrnw);
@@ -232,7 +232,7 @@ static void smmu_event(struct said *said, const uint8_t *bytes)
 	case 0x01:
 		say(said, r.reason);
 		say(said, r.rnw);
-		say(said, r.rnw && r.ind);
+		say(said, r.ind);
 		say(said, r.pnu);
 		say(said, r.input_addr);
 		break;
@@ -261,7 +261,7 @@ static void smmu_event(struct said *said, const uint8_t *bytes)
 		say(said, r.reason);
 		say(said, r.gpcf);
 		say(said, r.rnw);
-		say(said, r.rnw && r.ind);
+		say(said, r.ind);
 		say(said, r.pnu);
 		say(said, r.s2);
 		say(said, r.class);
@@ -277,7 +277,7 @@ static void smmu_event(struct said *said, const uint8_t *bytes)
 	case 0x20:
 		say(said, r.reason);
 		say(said, r.rnw);
-		say(said, r.rnw && r.ind);
+		say(said, r.ind);
 		say(said, r.pnu);
 		say(said, r.input_addr);
 		say(said, r.s2);

@@ -138,6 +138,8 @@ pub struct InvalidPprRequest {
 const INVALID_PPR_TAG: Field = Field::new("TAG", 41, 32);
 
 /// An entry of the event log, 16 bytes; bits 63:60 are its [`EventCode`].
+///
+/// The emulator of OpenVMM has other places for some fields: DeviceID in bits 31:16, and RW of IO_PAGE_FAULT in bit 127.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventLogEntry {
     /// Code 2.
