@@ -193,8 +193,8 @@ impl Event {
 /// | 191:128 | InputAddr |
 /// | 247:195, 247:204 | FetchAddr, or IPA |
 ///
-/// Linux hands a guest's record on as a [`Smmuv3Event`], which turns into this type and back. The emulator of OpenVMM has
-/// other places for PnU, InD, RnW, S2 and CLASS, 32 bits lower: RnW is bit 66 there. Its F_TLB_CONFLICT is 0x14.
+/// Linux hands a guest's record on as a [`Smmuv3Event`], which turns into this type and back. The emulator of OpenVMM
+/// has the flags of the access in bits 95:64 (RnW is bit 66), and its F_TLB_CONFLICT is 0x14.
 ///
 /// Source: Arm IHI 0070, "Event records"; Linux `EVTQ_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
