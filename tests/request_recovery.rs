@@ -124,7 +124,8 @@ fn explore(
             }
             continue;
         }
-        for result in RESULTS {
+        // Every step has come as the second one, so that no vote need not be tried any later.
+        for result in RESULTS.into_iter().filter(|result| depth > 2 || *result != ErsResult::None) {
             replay(ends, course);
             let cookie = ends.0.report(record).unwrap_or_else(|error| panic!("{course:?}: {error:?}"));
             for (_, early) in every_step(DEVICE) {
