@@ -15,7 +15,7 @@ use recordfd::uapi::hw::pcie::{PageRequest, PrgResponse};
 use recordfd::uapi::hw::riscv::{self, AtsPrgr, PageRequestRecord};
 use recordfd::uapi::hw::smmuv3::{self, CmdResume, EventRecord, PriQueueEntry};
 use recordfd::uapi::hw::virtio::Fault;
-use recordfd::uapi::hw::vtd::{self, InvalidationDescriptor, PageGroupResponse, PageRequestDescriptor};
+use recordfd::uapi::hw::vtd::{self, InvalidationDescriptor, PageRequestDescriptor};
 use recordfd::uapi::hw::{GuestPolicy, HwError, Loss};
 use recordfd::uapi::{PageResponse, PageResponseCode, PgFault, PgFaultFlags, PgFaultPerm};
 
@@ -279,12 +279,9 @@ fn responses() -> Vec<Contender> {
     let prg = |answer: &PageResponse| PrgResponse::from_response(answer, 0x100, Some(5), 3);
     let vtd = answers(
         "VT-d",
-        move |answer| {
-            let answer = PageGroupResponse { response: prg(answer)?, last: true };
-            InvalidationDescriptor::PageGroupResponse(answer).encode()
-        },
+        move |answer| InvalidationDescriptor::PageGroupResponse(prg(answer)?).encode(),
         |bytes| match InvalidationDescriptor::decode(bytes) {
-            InvalidationDescriptor::PageGroupResponse(answer) => Some(answer.response.to_response(COOKIE)),
+            InvalidationDescriptor::PageGroupResponse(answer) => Some(answer.to_response(COOKIE)),
             InvalidationDescriptor::Unknown(_) => None,
         },
     );

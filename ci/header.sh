@@ -42,7 +42,7 @@ check() {
 		skip "$title makes no programs here"
 		return
 	fi
-	local files=("$work/alone.c" uapi/tests/c/helpers.c examples/c/read_records.c)
+	local files=("$work/alone.c" uapi/tests/c/helpers.c examples/c/read_records.c tests/c/answer_faults.c)
 	if "$@" -c -o "$work/out" "$work/probe.c" 2>"$work/log"; then
 		files+=("$work/iommufd.c")
 	else

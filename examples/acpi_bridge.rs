@@ -248,7 +248,7 @@ impl Bridge {
 
     /// Sends one notification; waits for room while the VMM is behind, and loses nothing.
     fn notify(&mut self, mut notify: AcpiNotify) -> Result<()> {
-        if uapi::wants_ost(notify.value) {
+        if uapi::wants_ost(notify.device_class.as_bytes(), notify.value) {
             notify.cookie = self.next_cookie;
             self.next_cookie = self.next_cookie.wrapping_add(1).max(1);
             self.asked.insert(notify.cookie, notify);

@@ -93,6 +93,10 @@ def records(log):
     record("Event<PciError>", "pci.event", words(0, 3) + error)
     record("Event<PciError>", "pci.cancelled", words(CANCELLED, 4) + error)
     record("PciErrorResult", "pci.result", words(5, 3))
+    # In Flit mode: 14 dwords of header.
+    longer = error[:12] + words(0xd, 0x4000, 0, 0x4000, 14, *range(14))
+    record("Event<PciErrorV2>", "pci.event_v2", words(0, 3) + longer)
+    record("Event<PciErrorV2>", "pci.cancelled_v2", words(CANCELLED, 4) + longer)
     request = words(3, 6, 1, 0)
     record("DeviceRequest", "device.request", request)
     record("Event<DeviceRequest>", "device.event", words(0, 4) + request)

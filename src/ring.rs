@@ -26,7 +26,7 @@ pub(crate) const MOST_DEPTH: u32 = 1 << 20;
 /// Bytes of the words that slots are read and written in.
 const WORD: usize = size_of::<usize>();
 /// Bytes of the largest record.
-const MOST_BYTES: usize = 80;
+const MOST_BYTES: usize = 96;
 
 /// Words of a slot for `T`. (A format without replies has records of one byte, none of which exists.)
 pub(crate) const fn words_of<T: Record>() -> usize {

@@ -28,7 +28,7 @@ const RECORDED: [&str; 14] = [
     "thermal_zone LNXTHERM:00 0x82 Device Lists Change",
     "processor LNXCPU:00 0x81 C-State Change",
     "processor LNXCPU:00 0x82 Throttling Present Capabilities Change",
-    "fan PNP0C0B:00 0x80 Device Specific",
+    "fan PNP0C0B:00 0x80 State Change",
     "ac_adapter ACPI0003:00 0x00 Bus Check",
 ];
 

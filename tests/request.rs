@@ -14,7 +14,7 @@ use recordfd::request::{
 use recordfd::{DrainError, Error, TryRecvError};
 
 on_every_request_transport! {
-    both
+    all
     answer_completes_its_request_with_its_code
     record_arrives_as_it_was_reported_under_its_cookie
     answers_are_taken_in_any_order_from_any_thread
@@ -429,9 +429,11 @@ fn refuses_wrong_formats<R: Sample>(wrong: recordfd::uapi::Format) {
 
 #[test]
 fn channel_of_another_record_is_refused() {
-    use recordfd::uapi::{DeviceRequest, Format, PciError};
+    use recordfd::uapi::{DeviceRequest, Format, PciError, PciErrorV2};
     refuses_wrong_formats::<PciError>(Format::DEVICE_REQUEST_V1);
     refuses_wrong_formats::<DeviceRequest>(Format::PCI_ERROR_V1);
+    refuses_wrong_formats::<PciError>(Format::PCI_ERROR_V2);
+    refuses_wrong_formats::<PciErrorV2>(Format::PCI_ERROR_V1);
     let (_reporter, end) = recordfd::request::shared::<PciError>(&Options::new()).unwrap();
     let error = Responder::<DeviceRequest>::from_shared(end.into()).unwrap_err();
     assert!(matches!(error, Error::Format { .. }), "{error:?}");

@@ -17,7 +17,7 @@ mod sample;
 
 use choices::Choices;
 use random::Random;
-use recordfd::uapi::{DeviceRequest, PciError};
+use recordfd::uapi::{DeviceRequest, PciError, PciErrorV2};
 
 /// Where the decisions come from, and when there are no more.
 trait Decisions: Choices {
@@ -54,6 +54,7 @@ fn each_seed(run: impl Fn(Limited)) {
 #[test]
 fn pci_errors_of_a_random_reporter_are_received_and_refused_as_the_model_says() {
     each_seed(hostile_reporter::run::<PciError>);
+    each_seed(hostile_reporter::run::<PciErrorV2>);
 }
 
 #[test]
@@ -64,6 +65,7 @@ fn requests_of_a_random_reporter_are_received_and_refused_as_the_model_says() {
 #[test]
 fn pci_errors_complete_once_whatever_a_random_responder_answers() {
     each_seed(hostile_responder::run::<PciError>);
+    each_seed(hostile_responder::run::<PciErrorV2>);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use common::request::*;
 use common::{SOON, in_own_process, open_descriptors, readable, soon, until};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt::SndBuf};
-use recordfd::request::{Ack, Cause, Notice, Options, RespondError, Responder};
+use recordfd::request::{Ack, Cause, Next, Notice, Options, RespondError, Responder};
 use recordfd::uapi::{DeviceAck, DeviceRequest, Event, EventFlags, PciError, Record, RecordError};
 use recordfd::{TryRecvError, Violation};
 
@@ -271,6 +271,16 @@ fn bad_answers_complete_negatively<R: Sample>() {
     let torn = Violation::TornRecord { found: 5, size: 8 };
     assert!(matches!(collect_all(&reporter).1, TryRecvError::PeerViolation(found) if found == torn));
     assert_eq!(reporter.report(R::of(9)).unwrap_err().errno(), 32);
+}
+
+#[test]
+fn no_vote_of_a_driver_is_an_answer() {
+    let (reporter, mut peer) = reporter_and_peer::<PciError>(&Options::new());
+    let cookie = reporter.report(PciError::of(1)).unwrap();
+    // PCI_ERS_RESULT_NONE, which some of Linux' drivers return.
+    peer.write_all(&wire_answer::<PciError>(cookie, 1)).unwrap();
+    let completion = collect_all(&reporter).0[0];
+    assert_eq!((completion.cause, completion.next()), (Cause::Answered, Next::MmioEnabled));
 }
 
 #[test]

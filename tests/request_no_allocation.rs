@@ -13,7 +13,7 @@ use recordfd::TryRecvError;
 use recordfd::request::{Completion, Options};
 
 on_every_request_transport! {
-    both
+    all
     exchange_allocates_nothing
     cancelling_and_asking_again_allocate_nothing
     many_devices_allocate_nothing

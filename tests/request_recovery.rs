@@ -10,7 +10,7 @@ use recordfd::request::{
     Cause, Completion, ErsResult, Next, Notice, Options, Pending, Recovery, Refusal, ReportError, Reporter,
     Responder,
 };
-use recordfd::uapi::{EventFlags, PciChannelState, PciError, PciErrorFlags, PciErrorStep};
+use recordfd::uapi::{EventFlags, PciChannelState, PciError, PciErrorFlags, PciErrorStep, PciErrorV2};
 
 on_every_request_transport! {
     pci_errors of PciError:
@@ -24,9 +24,14 @@ on_every_request_transport! {
     refused_step_can_be_told_when_there_is_room
 }
 
+on_every_request_transport! {
+    pci_errors_v2 of PciErrorV2:
+    second_version_goes_by_the_same_steps_and_keeps_its_log
+}
+
 use ErsResult::{CanRecover, Disconnect, NeedReset, Recovered};
 
-const RESULTS: [ErsResult; 4] = [CanRecover, NeedReset, Disconnect, Recovered];
+const RESULTS: [ErsResult; 5] = [ErsResult::None, CanRecover, NeedReset, Disconnect, Recovered];
 const DETECTED: PciErrorStep = PciErrorStep::ERROR_DETECTED;
 const ENABLED: PciErrorStep = PciErrorStep::MMIO_ENABLED;
 const RESET: PciErrorStep = PciErrorStep::SLOT_RESET;
@@ -55,20 +60,21 @@ fn followers(told: char, result: ErsResult) -> &'static str {
         (_, Disconnect) | ('g', _) => "",
         ('d', CanRecover) => "ms",
         ('d' | 'm', NeedReset) => "s",
-        ('d', Recovered) => "msr",
-        ('m', Recovered) => "sr",
-        ('s', Recovered) => "r",
+        // No vote takes part in whatever the others decide.
+        ('d', Recovered | ErsResult::None) => "msr",
+        ('m', Recovered | ErsResult::None) => "sr",
+        ('s', Recovered | ErsResult::None) => "r",
         _ => "",
     }
 }
 
 fn expected_next(told: char, result: ErsResult) -> Next {
     match (told, result, followers(told, result)) {
-        ('d', CanRecover, _) => Next::MmioEnabled,
-        (_, Recovered, "msr" | "sr" | "r") => Next::Resume,
+        ('d', CanRecover | ErsResult::None, _) => Next::MmioEnabled,
+        (_, Recovered | ErsResult::None, "msr" | "sr" | "r") => Next::Resume,
         (_, _, "s") => Next::SlotReset,
-        ('r', Recovered, _) => Next::Recovered,
-        ('c', CanRecover | NeedReset | Recovered, _) => Next::Corrected,
+        ('r', Recovered | ErsResult::None, _) => Next::Recovered,
+        ('c', CanRecover | NeedReset | Recovered | ErsResult::None, _) => Next::Corrected,
         _ => Next::Disconnected,
     }
 }
@@ -118,7 +124,8 @@ fn explore(
             }
             continue;
         }
-        for result in RESULTS {
+        // Every step has come as the second one, so that no vote need not be tried any later.
+        for result in RESULTS.into_iter().filter(|result| depth > 2 || *result != ErsResult::None) {
             replay(ends, course);
             let cookie = ends.0.report(record).unwrap_or_else(|error| panic!("{course:?}: {error:?}"));
             for (_, early) in every_step(DEVICE) {
@@ -366,4 +373,26 @@ fn vmm_that_keeps_recoveries_of_its_own_refuses_a_device_that_breaks_the_order()
         }
     }
     assert_eq!(outcomes, [true, true, false, true]);
+}
+
+fn second_version_goes_by_the_same_steps_and_keeps_its_log(make: MakeRequest<PciErrorV2>) {
+    let (reporter, mut responder) = make(&Options::new());
+    let error = PciErrorV2::of(1);
+    let early = PciErrorV2 { step: RESET, ..error };
+    let refusal = Refusal::OutOfOrder { step: RESET };
+    assert!(matches!(reporter.report(early), Err(ReportError::Refused(_, found)) if found == refusal));
+    for (step, result, next) in [
+        (DETECTED, ErsResult::None, Next::MmioEnabled),
+        (ENABLED, NeedReset, Next::SlotReset),
+        (RESET, Recovered, Next::Resume),
+        (RESUME, Recovered, Next::Recovered),
+    ] {
+        let told = PciErrorV2 { step, ..error };
+        let cookie = reporter.report(told).unwrap();
+        let pending = receive(&mut responder);
+        assert_eq!(*pending.record(), told.under(cookie));
+        pending.respond(result).unwrap();
+        let (all, _) = collect_all(&reporter);
+        assert_eq!((all.len(), all[0].next(), all[0].cause), (1, next, Cause::Answered), "{step:?}");
+    }
 }

@@ -174,6 +174,9 @@ pub(crate) struct Watch {
     /// Answer each record; see below with which word
     #[arg(long, value_enum)]
     pub(crate) respond: Option<Respond>,
+    /// The port that a report on Error Disconnect Recover names
+    #[arg(long, value_name = "RID", default_value = "0", value_parser = number::<u16>)]
+    pub(crate) requester: u16,
     /// End after as many records; a group of page faults is not cut
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
@@ -275,13 +278,14 @@ Prints each record, what was lost in front of it, and the hang-up, at which it e
 answered. With it:
                           success                                       invalid
   iommufd.pgfault*        SUCCESS                                       INVALID
-  pci.error               what leads on: CAN_RECOVER or, if frozen,     DISCONNECT
+  pci.error*              what leads on: CAN_RECOVER or, if frozen,     DISCONNECT
                           NEED_RESET to an error; RECOVERED to a later
                           step or a correctable error; DISCONNECT when
                           the device is gone
   device.request          DONE                                          REFUSED
-  acpi.notify             status 0 (0x80 to Error Disconnect Recover)   status 1
-                          to each cookie but 0
+  acpi.notify             status 0 to each cookie but 0; to Error       status 1; 0x81
+                          Disconnect Recover 0x80, --requester in the
+                          upper half
 The formats viommu.* and mixed have no answers.
 
 Examples:

@@ -14,7 +14,7 @@ use recordfd::fault::{FaultResponder, ResponseCode};
 use recordfd::request::{Ack, ErsResult, Notice, Pending, Request, Responder};
 use recordfd::uapi::{
     AcpiNotify, AcpiOst, DeviceRequest, EventRecord, Format as ChannelFormat, MixedEvent, PciChannelState,
-    PciError, PciErrorFlags, PciErrorStep, PgFault, Sequenced, Smmuv3Event, Tegra241CmdqvEvent,
+    PciError, PciErrorFlags, PciErrorStep, PciErrorV2, PgFault, Sequenced, Smmuv3Event, Tegra241CmdqvEvent,
 };
 use recordfd::{Error as SetUpError, RespondError, TryRecvError, TrySendError};
 use serde_json::{Map, Value, json};
@@ -27,8 +27,7 @@ use crate::{record, wrong_use};
 /// How long to wait for room for an answer.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// What EDR takes for success (PCI Firmware Specification; Linux `drivers/pci/pcie/edr.c`).
-const EDR_SUCCESS: u32 = 0x80;
+/// Error Disconnect Recover, whose reports have a form of their own.
 const EDR: u32 = 0x0f;
 
 pub(crate) fn run(options: &Watch) -> Result<Bad, Stop> {
@@ -59,10 +58,13 @@ fn watch(options: &Watch, end: OwnedFd) -> Result<(), Stop> {
         ChannelFormat::VIOMMU_TEGRA241_CMDQV_V1 => events::<Tegra241CmdqvEvent>(&mut shown, end, |_| None),
         ChannelFormat::MIXED_V1 => events::<MixedEvent>(&mut shown, end, |_| None),
         ChannelFormat::ACPI_NOTIFY_V1 => {
-            let respond = options.respond;
-            events::<AcpiNotify>(&mut shown, end, |notify| ost(notify, respond?))
+            let (respond, port) = (options.respond, options.requester);
+            events::<AcpiNotify>(&mut shown, end, |notify| ost(notify, respond?, port))
         }
         ChannelFormat::PCI_ERROR_V1 => requests::<PciError>(&mut shown, end, ers_result),
+        ChannelFormat::PCI_ERROR_V2 => {
+            requests::<PciErrorV2>(&mut shown, end, |error, word| ers_result(&error.to_v1(), word))
+        }
         ChannelFormat::DEVICE_REQUEST_V1 => {
             requests::<DeviceRequest>(&mut shown, end, |_, word| match word {
                 Respond::Success => Ack::Done,
@@ -180,14 +182,15 @@ fn events<R: EventRecord>(
     Ok(())
 }
 
-/// The report on a notification that wants one.
-fn ost(notify: &AcpiNotify, word: Respond) -> Option<AcpiOst> {
-    let status = match (word, notify.value) {
-        (Respond::Success, EDR) => EDR_SUCCESS,
-        (Respond::Success, _) => 0,
-        (Respond::Invalid, _) => 1,
+/// The report on a notification that wants one; `port` is what an Error Disconnect Recover is of.
+fn ost(notify: &AcpiNotify, word: Respond, port: u16) -> Option<AcpiOst> {
+    let AcpiNotify { cookie, value, .. } = *notify;
+    let report = match (value, word) {
+        (EDR, _) => AcpiOst::edr(cookie, port, word == Respond::Success),
+        (_, Respond::Success) => AcpiOst::new(cookie, value, 0),
+        (_, Respond::Invalid) => AcpiOst::new(cookie, value, 1),
     };
-    (notify.cookie != 0).then(|| AcpiOst::new(notify.cookie, notify.value, status))
+    (cookie != 0).then_some(report)
 }
 
 fn faults(shown: &mut Shown<'_>, end: OwnedFd, format: ChannelFormat) -> Result<(), Stop> {

@@ -14,7 +14,7 @@ use serde_json::Value;
 /// The requests that are a page fault of device 7, whose requester id is 0x100.
 fn requests() -> Vec<Vector> {
     let requests: Vec<_> = vectors().into_iter().filter(|vector| vector.generic.is_some()).collect();
-    assert_eq!(requests.len(), 9);
+    assert_eq!(requests.len(), 10);
     requests
 }
 
@@ -81,7 +81,7 @@ fn every_queue_becomes_every_other() {
             pairs += 1;
         }
     }
-    assert_eq!(pairs, 4 * 4 + 4 * 4 + 1);
+    assert_eq!(pairs, 4 * 4 + 4 * 4 + 1 + 1);
 }
 
 #[test]
@@ -193,6 +193,13 @@ fn what_a_request_cannot_be_is_told() {
             "Stall cannot be said together with more pages to come",
         ),
         ("vtd.page_req_dsc", "amd.ppr", "", marker, "is a Stop Marker and no page fault"),
+        (
+            "riscv.pq_record",
+            "iommufd.pgfault",
+            "",
+            vector("riscv.pq_record", "stop_marker_nopasid").hex,
+            "is a Stop Marker and no page fault",
+        ),
         ("vtd.page_req_dsc", "amd.ppr", "", "00".repeat(32), "is no page request that is known here"),
         ("smmuv3.event", "iommufd.pgfault", "", not_stalled, "record is no page fault"),
         ("virtio_iommu.fault", "iommufd.pgfault", "", no_address, "record is no page fault"),
@@ -229,6 +236,28 @@ fn payload_takes_requester_and_pasid_from_the_user() {
     assert_eq!((fault.dev_id, fault.cookie, fault.flags), (7, 9, PgFaultFlags::LAST_PAGE));
 }
 
+#[test]
+fn flag_that_linux_sets_with_every_pasid_is_no_loss() {
+    let needs_pasid = vector("iommufd.pgfault", "needs_pasid").hex;
+    for (to, lost_too) in [
+        ("iommufd.pgfault_v2", ""),
+        ("vtd.page_req_dsc", ""),
+        ("smmuv3.priq", ""),
+        ("amd.ppr", ""),
+        ("riscv.pq_record", ""),
+        ("pcie.page_request_payload", "PASID"),
+        ("virtio_iommu.fault", "PASID GROUP"),
+    ] {
+        let ran = convert("iommufd.pgfault", to, "--cookie 0", &needs_pasid);
+        assert_eq!((ran.status, lost(&ran)), (0, lost_too), "{to}: {ran:?}");
+    }
+    // A record of a channel keeps it, and so does one for people.
+    let ran = convert("iommufd.pgfault", "iommufd.pgfault", "", &needs_pasid);
+    assert_eq!(ran.quiet_lines(), [needs_pasid.as_str()]);
+    let ran = recordfd("decode --pretty --format iommufd.pgfault", &needs_pasid);
+    assert!(ran.stdout.contains("PASID_VALID LAST_PAGE NEEDS_PASID"), "{ran:?}");
+}
+
 /// The answers of the hardware: SUCCESS to requester 0x100, PASID 0xabcde, index 0x155.
 const ANSWERS: [(&str, &str); 4] = [
     ("vtd.qi_page_group_response", "success"),
@@ -252,6 +281,13 @@ fn every_answer_becomes_every_other() {
             assert_eq!(convert(from, to, "", &hex).quiet_lines(), [vector(to, name).hex], "{from} to {to}");
         }
     }
+    // AMD's need not have the PASID of the request: requester, index and cookie do without.
+    let without = vector("amd.complete_ppr", "success_nopasid").hex;
+    let ran = convert("amd.complete_ppr", "iommufd.page_response", "--cookie 17", &without);
+    assert_eq!(ran.quiet_lines(), [response.as_str()]);
+    let ran =
+        convert("iommufd.page_response", "amd.complete_ppr", "--requester 0x100 --prgi 0x155", &response);
+    assert_eq!(ran.quiet_lines(), [without.as_str()]);
     // What the user gives goes before what the record says.
     let other = convert(
         "amd.complete_ppr",
@@ -329,7 +365,6 @@ fn what_an_answer_lacks_is_asked_for() {
     let response = hex_of(&PageResponse { cookie: 17, code: PageResponseCode::SUCCESS });
     let success = vector("amd.complete_ppr", "success").hex;
     let of_code_3 = hex_of(&PageResponse { cookie: 17, code: PageResponseCode::new(3) });
-    let not_last = format!("09{}", "00".repeat(31));
     for (from, to, more, record, error) in [
         (
             "iommufd.page_response",
@@ -379,13 +414,6 @@ fn what_an_answer_lacks_is_asked_for() {
             "--cookie 1",
             &"00".repeat(16),
             "is no answer that is known here",
-        ),
-        (
-            "vtd.qi_page_group_response",
-            "iommufd.page_response",
-            "--cookie 1",
-            &not_last,
-            "is without LPIG, and answers no group",
         ),
     ] {
         let ran = convert(from, to, more, record);

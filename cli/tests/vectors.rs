@@ -101,11 +101,19 @@ fn every_vector_has_a_line_for_people_with_every_field() {
 }
 
 #[test]
+fn reason_of_a_fault_has_its_name_for_people() {
+    let vectors = by_format().remove("vtd.frcd").unwrap();
+    let vector = vectors.iter().find(|vector| vector.name == "pasid_table_access_fr_0x58").unwrap();
+    let ran = recordfd("decode --pretty --format vtd.frcd", &vector.hex);
+    assert!(ran.stdout.contains(" FR=0x58 (PASID_TABLE_ACCESS) "), "{ran:?}");
+}
+
+#[test]
 fn every_format_of_the_vectors_is_listed_with_its_size() {
     let rows = recordfd("formats --json", "").json();
     let size_of = |name: &str| rows.iter().find(|row| row["name"] == name).map(|row| row["size"].clone());
     let names: BTreeSet<_> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
-    assert_eq!((rows.len(), names.len()), (30, 30));
+    assert_eq!((rows.len(), names.len()), (31, 31));
     for vector in vectors() {
         assert_eq!(size_of(&vector.format), Some((vector.hex.len() / 2).into()), "{}", vector.format);
     }

@@ -13,9 +13,9 @@ use common::{Ran, TOOL, hex_of, run};
 use recordfd::TryRecvError;
 use recordfd::event;
 use recordfd::uapi::{
-    AcpiNotify, DeviceRequest, DeviceRequestKind, Event, FixedText, Le64, Mixed, MixedEvent, PciChannelState,
-    PciError, PciErrorFlags, PciErrorStep, PgFault, PgFaultFlags, PgFaultPerm, Sequence, Sequenced,
-    Smmuv3Event, Tegra241CmdqvEvent,
+    AcpiNotify, DeviceRequest, DeviceRequestKind, Event, FixedText, Le64, Mixed, MixedEvent, Payload,
+    PciChannelState, PciError, PciErrorFlags, PciErrorStep, PciErrorV2, PgFault, PgFaultFlags, PgFaultPerm,
+    Sequence, Sequenced, Smmuv3Event, Tegra241CmdqvEvent,
 };
 use serde_json::{Value, json};
 
@@ -67,7 +67,7 @@ fn error(step: PciErrorStep, state: PciChannelState) -> PciError {
     PciError { dev_id: 1, step, state, ..PciError::default() }
 }
 
-fn of_channel(error: PciError) -> String {
+fn of_channel<T: Payload>(error: T) -> String {
     hex_of(&Event::new(Sequence::ZERO, error))
 }
 
@@ -150,14 +150,17 @@ fn recovery_is_led_on_to_its_end() {
             ("success", vec![error(Step::ERROR_DETECTED, gone)], vec![4]),
             ("invalid", reset[..1].to_vec(), vec![4]),
         ] {
-            let records: Vec<_> = steps.into_iter().map(of_channel).collect();
-            let ran = watched("pci.error", transport, &format!("--json --respond {word}"), &records);
-            let (seen, answers) = sides(&ran);
-            let expected: Vec<_> =
-                results.iter().map(|result| json!({"result": result, "cause": "Answered"})).collect();
-            assert_eq!((ran.status, answers, ran.stderr.as_str()), (0, expected, ""), "{transport:?}");
-            assert_eq!(seen.len(), results.len() + 1);
-            assert_eq!((seen[0]["step"].clone(), seen[0].get("header")), (1.into(), None));
+            let first: Vec<_> = steps.iter().copied().map(of_channel).collect();
+            let second: Vec<_> = steps.into_iter().map(|step| of_channel(PciErrorV2::from(step))).collect();
+            for (format, records) in [("pci.error", first), ("pci.error_v2", second)] {
+                let ran = watched(format, transport, &format!("--json --respond {word}"), &records);
+                let (seen, answers) = sides(&ran);
+                let expected: Vec<_> =
+                    results.iter().map(|result| json!({"result": result, "cause": "Answered"})).collect();
+                assert_eq!((ran.status, answers, ran.stderr.as_str()), (0, expected, ""), "{transport:?}");
+                assert_eq!(seen.len(), results.len() + 1);
+                assert_eq!((seen[0]["step"].clone(), seen[0].get("header")), (1.into(), None));
+            }
         }
     }
 }
@@ -184,7 +187,12 @@ fn device_requests_are_acknowledged() {
 #[test]
 fn notifications_are_reported_on() {
     for transport in TRANSPORTS {
-        for (word, statuses) in [("success", [0, 0x80]), ("invalid", [1, 1])] {
+        for (word, statuses) in [
+            ("success", [0, 0x80]),
+            ("invalid", [1, 0x81]),
+            ("success --requester 0x3500", [0, 0x3500_0080]),
+            ("invalid --requester 0x3500", [1, 0x3500_0081]),
+        ] {
             let records = [notify(3, 9), notify(0x80, 0), notify(0x0f, 10)];
             let ran = watched("acpi.notify", transport, &format!("--json --respond {word}"), &records);
             let (seen, answers) = sides(&ran);

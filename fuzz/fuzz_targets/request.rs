@@ -19,7 +19,7 @@ mod sample;
 use choices::Choices;
 use libfuzzer_sys::arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
-use recordfd::uapi::{DeviceRequest, PciError};
+use recordfd::uapi::{DeviceRequest, PciError, PciErrorV2};
 
 /// Where the decisions come from, and when there are no more.
 trait Decisions: Choices {
@@ -50,10 +50,12 @@ impl Decisions for Bytes<'_> {
 fuzz_target!(|input: &[u8]| {
     let Some((mode, input)) = input.split_first() else { return };
     let decisions = Bytes(Unstructured::new(input));
-    match mode % 4 {
+    match mode % 6 {
         0 => hostile_reporter::run::<PciError>(decisions),
         1 => hostile_reporter::run::<DeviceRequest>(decisions),
         2 => hostile_responder::run::<PciError>(decisions),
-        _ => hostile_responder::run::<DeviceRequest>(decisions),
+        3 => hostile_responder::run::<DeviceRequest>(decisions),
+        4 => hostile_reporter::run::<PciErrorV2>(decisions),
+        _ => hostile_responder::run::<PciErrorV2>(decisions),
     }
 });

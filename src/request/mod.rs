@@ -3,6 +3,7 @@
 //! | record | what it says | what it is answered with | without an answer |
 //! |---|---|---|---|
 //! | [`PciError`](crate::uapi::PciError) | a step of the recovery from a PCI error | [`ErsResult`] | DISCONNECT |
+//! | [`PciErrorV2`](crate::uapi::PciErrorV2) | the same, with the TLP log of PCIe 6 | [`ErsResult`] | DISCONNECT |
 //! | [`DeviceRequest`](crate::uapi::DeviceRequest) | release the device, or: it was reset | [`Ack`] | REFUSED |
 //!
 //! A device side reports ([`Reporter`]), a VMM side answers ([`Responder`], [`Pending`]). However that goes, the
@@ -112,8 +113,8 @@ use crate::answer::make::Plan;
 use crate::channel::UnattachedEnd;
 use crate::error::Error;
 
-/// A record that is a request by itself; implemented for [`PciError`](crate::uapi::PciError) and
-/// [`DeviceRequest`](crate::uapi::DeviceRequest), and for nothing else.
+/// A record that is a request by itself; implemented for [`PciError`](crate::uapi::PciError),
+/// [`PciErrorV2`](crate::uapi::PciErrorV2) and [`DeviceRequest`](crate::uapi::DeviceRequest), and for nothing else.
 pub trait Request: MustAnswer<Tag = Self> + Default {
     /// The format of a channel of these records.
     const FORMAT: Format;

@@ -12,6 +12,9 @@ use super::ErsResult;
 /// | MMIO_ENABLED | | SLOT_RESET | SLOT_RESET, RESUME |
 /// | SLOT_RESET | | | RESUME |
 ///
+/// NONE is no vote. By itself it leads to MMIO_ENABLED after ERROR_DETECTED, and counts as RECOVERED later; what
+/// may follow is what may follow RECOVERED.
+///
 /// More than one step may follow because the functions of a slot recover together, and the one that wants most
 /// decides. What no step follows is the end: the device has recovered if RESUME was answered RECOVERED, and is
 /// to be disconnected otherwise. DISCONNECT ends a recovery at any step. ERROR_DETECTED may follow every answer,
@@ -23,7 +26,8 @@ use super::ErsResult;
 /// its own, and asks it before it passes a step on to its guest: then a device that breaks the order harms itself
 /// only, and not the others on the channel.
 ///
-/// Source: Linux `Documentation/PCI/pci-error-recovery.rst`; `drivers/pci/pcie/err.c`, `pcie_do_recovery()`.
+/// Source: Linux `Documentation/PCI/pci-error-recovery.rst`; `drivers/pci/pcie/err.c`, `pcie_do_recovery()` and
+/// `merge_result()`.
 ///
 /// ```
 /// use recordfd::request::{ErsResult, Next, Recovery, Refusal};
@@ -111,7 +115,8 @@ impl Refusal {
 }
 
 impl Recovery {
-    /// Takes note that `error`, the first or the next step, is told.
+    /// Takes note that `error`, the first or the next step, is told. Of a
+    /// [`PciErrorV2`](recordfd_uapi::PciErrorV2) give what [`to_v1`](recordfd_uapi::PciErrorV2::to_v1) returns.
     ///
     /// # Errors
     ///
@@ -186,29 +191,31 @@ fn step_of(error: &PciError) -> Result<Step, Refusal> {
 
 /// Whether `step` may follow `last`, which was answered with `result`.
 fn follows(last: Step, result: ErsResult, step: Step) -> bool {
-    use ErsResult::{CanRecover, NeedReset, Recovered};
+    use ErsResult::{CanRecover, NeedReset, None, Recovered};
     match (last, result) {
         (Step::ErrorDetected, CanRecover) => matches!(step, Step::MmioEnabled | Step::SlotReset),
-        (Step::ErrorDetected, Recovered) => {
+        (Step::ErrorDetected, None | Recovered) => {
             matches!(step, Step::MmioEnabled | Step::SlotReset | Step::Resume)
         }
         (Step::ErrorDetected | Step::MmioEnabled, NeedReset) => step == Step::SlotReset,
-        (Step::MmioEnabled, Recovered) => matches!(step, Step::SlotReset | Step::Resume),
-        (Step::SlotReset, Recovered) => step == Step::Resume,
+        (Step::MmioEnabled, None | Recovered) => matches!(step, Step::SlotReset | Step::Resume),
+        (Step::SlotReset, None | Recovered) => step == Step::Resume,
         _ => false,
     }
 }
 
 /// What comes behind `step` by the answer of its device alone.
 fn next(step: Step, result: ErsResult) -> Next {
-    use ErsResult::{CanRecover, Disconnect, NeedReset, Recovered};
+    use ErsResult::{CanRecover, Disconnect, NeedReset, None, Recovered};
     match (step, result) {
         (_, Disconnect) | (Step::PermFailure, _) => Next::Disconnected,
         (Step::Correctable, _) => Next::Corrected,
-        (Step::Resume, Recovered) => Next::Recovered,
-        (Step::ErrorDetected, CanRecover) => Next::MmioEnabled,
+        (Step::Resume, None | Recovered) => Next::Recovered,
+        (Step::ErrorDetected, None | CanRecover) => Next::MmioEnabled,
         (Step::ErrorDetected | Step::MmioEnabled, NeedReset) => Next::SlotReset,
-        (Step::ErrorDetected | Step::MmioEnabled | Step::SlotReset, Recovered) => Next::Resume,
+        (Step::ErrorDetected, Recovered) | (Step::MmioEnabled | Step::SlotReset, None | Recovered) => {
+            Next::Resume
+        }
         (Step::MmioEnabled | Step::SlotReset | Step::Resume, CanRecover | NeedReset) => Next::Disconnected,
     }
 }
@@ -222,8 +229,13 @@ pub(super) fn next_after(error: &PciError, result: ErsResult) -> Next {
 mod tests {
     use super::*;
 
-    const RESULTS: [ErsResult; 4] =
-        [ErsResult::CanRecover, ErsResult::NeedReset, ErsResult::Disconnect, ErsResult::Recovered];
+    const RESULTS: [ErsResult; 5] = [
+        ErsResult::CanRecover,
+        ErsResult::NeedReset,
+        ErsResult::Disconnect,
+        ErsResult::Recovered,
+        ErsResult::None,
+    ];
     const STEPS: [PciErrorStep; 4] = [
         PciErrorStep::ERROR_DETECTED,
         PciErrorStep::MMIO_ENABLED,
@@ -262,10 +274,13 @@ mod tests {
             &[(detected, NeedReset), (reset, Recovered)],
         ];
         let expected = [
-            (detected, [(2, &[1, 2, 3][..]), (3, &[1, 3]), (0, &[1]), (4, &[1, 2, 3, 4])]),
-            (enabled, [(0, &[1]), (3, &[1, 3]), (0, &[1]), (4, &[1, 3, 4])]),
-            (reset, [(0, &[1]), (0, &[1]), (0, &[1]), (4, &[1, 4])]),
-            (resume, [(0, &[1]), (0, &[1]), (0, &[1]), (9, &[1])]),
+            (
+                detected,
+                [(2, &[1, 2, 3][..]), (3, &[1, 3]), (0, &[1]), (4, &[1, 2, 3, 4]), (2, &[1, 2, 3, 4])],
+            ),
+            (enabled, [(0, &[1]), (3, &[1, 3]), (0, &[1]), (4, &[1, 3, 4]), (4, &[1, 3, 4])]),
+            (reset, [(0, &[1]), (0, &[1]), (0, &[1]), (4, &[1, 4]), (4, &[1, 4])]),
+            (resume, [(0, &[1]), (0, &[1]), (0, &[1]), (9, &[1]), (9, &[1])]),
         ];
         for (way, (step, outcomes)) in ways.into_iter().zip(expected) {
             for (result, (next, steps)) in RESULTS.into_iter().zip(outcomes) {

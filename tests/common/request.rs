@@ -56,8 +56,9 @@ macro_rules! on_every_request_transport {
             }
         }
     };
-    (both $($test:ident)*) => {
+    (all $($test:ident)*) => {
         $crate::common::request::on_every_request_transport! { pci_errors of PciError: $($test)* }
+        $crate::common::request::on_every_request_transport! { pci_errors_v2 of PciErrorV2: $($test)* }
         $crate::common::request::on_every_request_transport! { device_requests of DeviceRequest: $($test)* }
     };
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use recordfd::request::{Completion, Recovery, Refusal};
 use recordfd::uapi::{
-    DeviceRequest, DeviceRequestKind, PciChannelState, PciError, PciErrorFlags, PciErrorStep,
+    DeviceRequest, DeviceRequestKind, PciChannelState, PciError, PciErrorFlags, PciErrorStep, PciErrorV2,
 };
 
 use crate::Decisions;
@@ -101,6 +101,40 @@ impl Kept<PciError> for Recoveries {
 
     fn detached(&mut self, dev_id: u32) {
         self.0.remove(&dev_id);
+    }
+}
+
+impl Kind for PciErrorV2 {
+    type Kept = Recoveries;
+
+    fn any(decisions: &mut impl Decisions, dev_id: u32) -> Self {
+        let PciError { step, state, flags, .. } = PciError::any(decisions, dev_id);
+        PciErrorV2 { step, state, flags, ..PciErrorV2::of(dev_id) }
+    }
+}
+
+/// What is kept does not depend on the version.
+impl Kept<PciErrorV2> for Recoveries {
+    fn admit(&self, record: &PciErrorV2) -> Result<(), Refusal> {
+        self.admit(&record.to_v1())
+    }
+
+    fn has_room(&self, record: &PciErrorV2, depth: u32) -> bool {
+        self.has_room(&record.to_v1(), depth)
+    }
+
+    fn published(&mut self, record: &PciErrorV2) {
+        self.published(&record.to_v1());
+    }
+
+    fn completed(&mut self, ended: &Completion<PciErrorV2>) {
+        let Completion { record, verdict, cause } = *ended;
+        assert_eq!(Completion { record: record.to_v1(), verdict, cause }.next(), ended.next());
+        self.completed(&Completion { record: record.to_v1(), verdict, cause });
+    }
+
+    fn detached(&mut self, dev_id: u32) {
+        Kept::<PciError>::detached(self, dev_id);
     }
 }
 

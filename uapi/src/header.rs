@@ -13,8 +13,8 @@ wire_flags! {
         /// Records up to this header's number were lost and this one is no event: its payload is zero
         /// (Linux `include/uapi/linux/iommufd.h`, `IOMMU_VEVENTQ_FLAG_LOST_EVENTS`).
         LOST_EVENTS = 0x1,
-        /// The record with this payload's cookie was completed without its answer. Ours, on formats
-        /// that must be answered only.
+        /// The group with this payload's cookie was completed without its answer, and is still to be answered: until
+        /// then it takes up room in the channel. Ours, on formats that must be answered only.
         CANCELLED = 0x2,
     }
 }
@@ -163,7 +163,7 @@ impl<T: Payload> Sequenced for Event<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{AcpiNotify, DeviceRequest, PciError, PgFault, Smmuv3Event, Tegra241CmdqvEvent};
+    use crate::{AcpiNotify, DeviceRequest, PciError, PciErrorV2, PgFault, Smmuv3Event, Tegra241CmdqvEvent};
 
     #[test]
     fn lost_record_has_full_size_and_zero_payload() {
@@ -177,7 +177,7 @@ mod tests {
 
     /// The flags a decoded event of `T` keeps, or those it is refused for.
     fn flags_of<T: Payload>(flags: u32) -> Result<u32, u32> {
-        let mut bytes = [0; 64];
+        let mut bytes = [0; 96];
         bytes[..4].copy_from_slice(&flags.to_ne_bytes());
         match Event::<T>::decode(&bytes[..Event::<T>::SIZE]) {
             Ok(event) => Ok(event.header.flags.bits()),
@@ -195,11 +195,12 @@ mod tests {
                 flags_of::<AcpiNotify>(flags),
                 flags_of::<PgFault>(flags),
                 flags_of::<PciError>(flags),
+                flags_of::<PciErrorV2>(flags),
                 flags_of::<DeviceRequest>(flags),
                 flags_of::<Smmuv3Event>(flags),
                 flags_of::<Tegra241CmdqvEvent>(flags),
             ];
-            assert_eq!(found, [1, 2, 2, 2, u32::MAX, u32::MAX].map(within), "{flags:#x}");
+            assert_eq!(found, [1, 2, 2, 2, 2, u32::MAX, u32::MAX].map(within), "{flags:#x}");
             let header = EventHeader { flags: EventFlags::from_bits_retain(flags), sequence: 0 };
             assert_eq!(header.check(), Ok(()), "{flags:#x}");
         }

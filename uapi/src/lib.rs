@@ -12,6 +12,7 @@
 //! | [`Format::VIOMMU_TEGRA241_CMDQV_V1`] | [`Event<Tegra241CmdqvEvent>`](Event) | none |
 //! | [`Format::ACPI_NOTIFY_V1`] | [`Event<AcpiNotify>`](Event) | [`AcpiOst`] |
 //! | [`Format::PCI_ERROR_V1`] | [`Event<PciError>`](Event) | [`PciErrorResult`] |
+//! | [`Format::PCI_ERROR_V2`] | [`Event<PciErrorV2>`](Event) | [`PciErrorResult`] |
 //! | [`Format::DEVICE_REQUEST_V1`] | [`Event<DeviceRequest>`](Event) | [`DeviceAck`] |
 //! | [`Format::MIXED_V1`] | [`Mixed`] | none |
 //!
@@ -71,7 +72,9 @@ pub use header::{Event, EventFlags, EventHeader};
 pub use linux::{LinuxEvent, LinuxEvents};
 pub use mixed::{AnyEvent, KnownEvent, Mixed, MixedEvent};
 pub use offer::{Offer, OfferError, OfferFlags};
-pub use pci::{PciChannelState, PciError, PciErrorFlags, PciErrorResult, PciErrorStep, PciErsResult};
+pub use pci::{
+    PciChannelState, PciError, PciErrorFlags, PciErrorResult, PciErrorStep, PciErrorV2, PciErsResult,
+};
 pub use pgfault::{PageResponse, PageResponseCode, PgFault, PgFaultFlags, PgFaultPerm};
 pub use record::{EventRecord, NoReply, Payload, Record, RecordError, Sequenced};
 pub use sequence::{LossMeter, Sequence};

@@ -14,6 +14,14 @@ wire_flags! {
         PASID_VALID = 0x1,
         /// The last fault of its group: the group is complete and can be answered.
         LAST_PAGE = 0x2,
+        /// The device expects the PASID in the answer that Linux sends to it.
+        ///
+        /// Linux sets it on every fault of Intel and AMD that has a PASID. Its uapi header has no name for it. A
+        /// responder ignores it: a [`PageResponse`] names the cookie alone.
+        ///
+        /// Source: Linux `include/linux/iommu.h`, `IOMMU_FAULT_PAGE_RESPONSE_NEEDS_PASID`;
+        /// `drivers/iommu/iommufd/eventq.c`, which passes the flags on.
+        NEEDS_PASID = 0x4,
     }
 }
 
@@ -27,8 +35,12 @@ wire_flags! {
         /// Write.
         WRITE = 0x2,
         /// Execute.
+        ///
+        /// A PCIe page request has it only together with a PASID: Execute Requested is a bit of the PASID prefix (PCIe
+        /// Base Specification, 10.4.1). A stall of SMMUv3 has it without a PASID, too.
         EXEC = 0x4,
-        /// Privileged mode.
+        /// Privileged mode. As with `EXEC`, a PCIe page request has it only together with a PASID (Privileged Mode
+        /// Requested), and a stall of SMMUv3 also without one.
         PRIV = 0x8,
     }
 }

@@ -87,15 +87,11 @@ pub(crate) const PAGE_RESPONSE: Converts = ways(
 
 pub(crate) const VTD: Converts = ways(
     |bytes, given| match vtd::InvalidationDescriptor::decode(fixed(bytes)?) {
-        vtd::InvalidationDescriptor::PageGroupResponse(vtd::PageGroupResponse { last: false, .. }) => {
-            Err("is without LPIG, and answers no group".to_owned())
-        }
-        vtd::InvalidationDescriptor::PageGroupResponse(group) => Ok(answer(group.response, given)),
+        vtd::InvalidationDescriptor::PageGroupResponse(response) => Ok(answer(response, given)),
         vtd::InvalidationDescriptor::Unknown(_) => no_answer(),
     },
     |answer, given| {
-        let response = vtd::PageGroupResponse { response: answer.prg_response(given)?, last: true };
-        let descriptor = vtd::InvalidationDescriptor::PageGroupResponse(response);
+        let descriptor = vtd::InvalidationDescriptor::PageGroupResponse(answer.prg_response(given)?);
         Ok((descriptor.encode().map_err(said)?.to_vec(), Loss::empty()))
     },
 );

@@ -10,8 +10,8 @@ use recordfd::event::{self, Sender};
 use recordfd::fault::{self, Cause, FaultCompletion, FaultReporter, FaultRequest, Reported};
 use recordfd::request::{self, Refusal, Reporter, Request};
 use recordfd::uapi::{
-    AcpiNotify, DeviceRequest, Event, EventRecord, Format, MixedEvent, PageResponse, PciError, PgFault,
-    PgFaultFlags, Record, Sequenced, Smmuv3Event, Tegra241CmdqvEvent,
+    AcpiNotify, DeviceRequest, Event, EventRecord, Format, MixedEvent, PageResponse, PciError, PciErrorV2,
+    PgFault, PgFaultFlags, Record, Sequenced, Smmuv3Event, Tegra241CmdqvEvent,
 };
 use recordfd::{Error, Options, TryRecvError, TrySendError, UnattachedEnd};
 
@@ -70,6 +70,7 @@ pub(super) fn open(options: &Exec) -> Result<(Box<dyn Feed>, UnattachedEnd), Err
         Format::ACPI_NOTIFY_V1 => events::<AcpiNotify>(options, |notify| notify.cookie),
         Format::MIXED_V1 => events::<MixedEvent>(options, |_| 0),
         Format::PCI_ERROR_V1 => requests::<PciError>(options),
+        Format::PCI_ERROR_V2 => requests::<PciErrorV2>(options),
         Format::DEVICE_REQUEST_V1 => requests::<DeviceRequest>(options),
         format => faults(options, format),
     }

@@ -2,6 +2,7 @@
 
 use recordfd::uapi::hw::{amd, pcie, riscv, smmuv3, virtio, vtd};
 
+use super::own::word_of;
 use super::{Format, Reading, Shape, hardware};
 use crate::convert::{request, response};
 use crate::field::Field;
@@ -186,7 +187,6 @@ pub(super) const FORMATS: &[Format] = &[
                 Field::bits("RC", 15, 12).means(response_code),
                 Field::bits("RID", 31, 16),
                 Field::bits("PASID", 51, 32),
-                Field::bit("LPIG", 66),
                 Field::bits("PRGI", 75, 67),
             ],
         ),
@@ -206,7 +206,7 @@ pub(super) const FORMATS: &[Format] = &[
         Field::bit("PRIV", 93),
         Field::bit("EXE", 94),
         Field::bit("PP", 95),
-        Field::bits("FR", 103, 96),
+        Field::bits("FR", 103, 96).means(|reason| word_of(vtd::FaultReason::new(reason as u8))),
         Field::bits("PV", 123, 104),
         Field::bits("AT", 125, 124),
         Field::bit("T1", 126),

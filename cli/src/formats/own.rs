@@ -6,8 +6,8 @@ use recordfd::uapi::acpi_genl::AcpiGenlEvent;
 use recordfd::uapi::{
     AcpiNotify, AcpiOst, DeviceAck, DeviceAckCode, DeviceRequest, DeviceRequestKind, Event, EventFlags,
     EventHeader, Format as ChannelFormat, Mixed, PageResponse, PageResponseCode, PciChannelState, PciError,
-    PciErrorFlags, PciErrorResult, PciErrorStep, PciErsResult, PgFault, PgFaultFlags, PgFaultPerm, Record,
-    Smmuv3Event, Tegra241CmdqvEvent, notify_value_name,
+    PciErrorFlags, PciErrorResult, PciErrorStep, PciErrorV2, PciErsResult, PgFault, PgFaultFlags,
+    PgFaultPerm, Record, Smmuv3Event, Tegra241CmdqvEvent, notify_value_name,
 };
 
 use super::{Format, Reading, Remark, Shape, read};
@@ -30,7 +30,7 @@ impl Format {
 }
 
 /// What the library calls a code or flags, without the type's name; nothing if it has no name.
-fn word_of(value: impl Debug) -> String {
+pub(super) fn word_of(value: impl Debug) -> String {
     let text = format!("{value:?}");
     match text.split_once('(') {
         Some((_, number)) => {
@@ -84,6 +84,24 @@ fn page_response(bytes: &[u8]) -> Reading {
 macro_rules! sole {
     ($($field:expr),* $(,)?) => {
         &[Shape { name: "", tags: &[], fields: &[$($field),*] }]
+    };
+}
+
+/// The only shape of a PCI error, which ends with these fields.
+macro_rules! pci_error {
+    ($($field:expr),* $(,)?) => {
+        sole![
+            HEADER_FLAGS,
+            HEADER_SEQUENCE,
+            Field::word("dev_id", 8),
+            Field::word("cookie", 12),
+            Field::host("step", 16, 2).means(|step| word_of(PciErrorStep::new(step as u16))),
+            Field::host("state", 18, 2).means(|state| word_of(PciChannelState::new(state as u16))),
+            Field::word("flags", 20).means(|bits| word_of(PciErrorFlags::from_bits_retain(bits as u32))),
+            Field::word("status", 24),
+            Field::word("mask", 28),
+            $($field),*
+        ]
     };
 }
 
@@ -161,19 +179,17 @@ pub(super) const FORMATS: &[Format] = &[
             notify_value_name(event.device_class.as_bytes(), event.kind).map(str::to_owned)
         }),
     own::<Event<PciError>>("pci.error", "PCI error, or a step of its recovery")
-        .shapes(sole![
-            HEADER_FLAGS,
-            HEADER_SEQUENCE,
-            Field::word("dev_id", 8),
-            Field::word("cookie", 12),
-            Field::host("step", 16, 2).means(|step| word_of(PciErrorStep::new(step as u16))),
-            Field::host("state", 18, 2).means(|state| word_of(PciChannelState::new(state as u16))),
-            Field::word("flags", 20).means(|bits| word_of(PciErrorFlags::from_bits_retain(bits as u32))),
-            Field::word("status", 24),
-            Field::word("mask", 28),
-            Field::words("header_log", 32, 4, 4),
-        ])
+        .shapes(pci_error![Field::words("header_log", 32, 4, 4)])
         .on(ChannelFormat::PCI_ERROR_V1)
+        .reply("pci.error_result"),
+    own::<Event<PciErrorV2>>("pci.error_v2", "PCI error with the TLP log of PCIe 6")
+        .shapes(pci_error![
+            Field::word("severity", 32),
+            Field::host("header_len", 36, 2),
+            Field::host("prefix_len", 38, 2),
+            Field::words("tlp_log", 40, 4, 14),
+        ])
+        .on(ChannelFormat::PCI_ERROR_V2)
         .reply("pci.error_result"),
     own::<PciErrorResult>("pci.error_result", "what a driver makes of a PCI error").shapes(sole![
         Field::word("cookie", 0),

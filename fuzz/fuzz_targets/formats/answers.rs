@@ -3,7 +3,7 @@
 use recordfd_uapi::hw::pcie::{PrgResponse, ResponseCode};
 use recordfd_uapi::hw::riscv::{self, AtsPrgr};
 use recordfd_uapi::hw::smmuv3::{self, CmdResume, ResumeAction};
-use recordfd_uapi::hw::vtd::{InvalidationDescriptor, PageGroupResponse};
+use recordfd_uapi::hw::vtd::InvalidationDescriptor;
 use recordfd_uapi::hw::{HwError, Loss, amd};
 use recordfd_uapi::{PageResponse, PageResponseCode};
 
@@ -49,9 +49,8 @@ fn sent(response: PrgResponse, expected: Option<u8>) {
     let code = response.code.get();
     let named = matches!(code, 0 | 1 | 0xf);
     assert!(expected.is_none_or(|expected| expected == code));
-    let vtd = PageGroupResponse { response, last: true };
     let found = [
-        InvalidationDescriptor::PageGroupResponse(vtd).encode().map(|bytes| bytes[1] >> 4),
+        InvalidationDescriptor::PageGroupResponse(response).encode().map(|bytes| bytes[1] >> 4),
         amd::Command::CompletePprRequest(response).encode().map(|bytes| bytes[13] >> 4),
         riscv::Command::AtsPrgr(AtsPrgr { response, segment: None }).encode().map(|bytes| bytes[13] >> 4),
     ];

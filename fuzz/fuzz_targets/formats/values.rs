@@ -16,7 +16,7 @@ use recordfd_uapi::hw::smmuv3::{
     ResumeAction, TlbConflict, TranslationFault, Uut, WalkEabt,
 };
 use recordfd_uapi::hw::virtio::{Fault, FaultFlags, FaultReason};
-use recordfd_uapi::hw::vtd::{self, InvalidationDescriptor, PageGroupResponse, PageRequestDescriptor};
+use recordfd_uapi::hw::vtd::{self, InvalidationDescriptor, PageRequestDescriptor};
 
 use crate::Choices;
 use crate::said::KINDS;
@@ -38,8 +38,7 @@ pub(crate) fn encode(kind: usize, choices: &mut Choices<'_>) {
             let descriptor = if choices.below(4) == 0 {
                 InvalidationDescriptor::Unknown(words(choices))
             } else {
-                let (response, last) = (response(choices, 16), choices.once());
-                InvalidationDescriptor::PageGroupResponse(PageGroupResponse { response, last })
+                InvalidationDescriptor::PageGroupResponse(response(choices, 16))
             };
             same(descriptor, InvalidationDescriptor::encode, InvalidationDescriptor::decode);
         }
@@ -193,7 +192,7 @@ fn vtd_fault(choices: &mut Choices<'_>) -> vtd::FaultRecord {
         pasid: choices.optional(|choices| choices.number(20) as u32),
         exec: choices.once(),
         privileged: choices.once(),
-        reason: choices.number(8) as u8,
+        reason: vtd::FaultReason::new(choices.number(8) as u8),
         address_type: choices.number(2) as u8,
         t1: choices.once(),
         t2: choices.once(),

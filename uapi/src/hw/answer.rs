@@ -54,8 +54,8 @@ impl PrgResponse {
         }
     }
 
-    /// The answer for the host, with the cookie that the caller's table has for requester, PASID and
-    /// index.
+    /// The answer for the host, with the cookie that the caller's table has for requester and index. The
+    /// PASID may be missing although the request had one.
     #[inline]
     pub const fn to_response(&self, cookie: u32) -> (PageResponse, Loss) {
         let (code, loss) = self.code.to_answer();

@@ -16,7 +16,7 @@ bitflags::bitflags! {
         const ADDR = 0x1;
         /// The length hint, which was not zero.
         const LENGTH = 0x2;
-        /// The cookie, which was not zero: the caller keeps it by requester id, PASID and group index.
+        /// The cookie, which was not zero: the caller keeps it by requester id and group index, see [`hw`](super).
         const COOKIE = 0x4;
         /// The PASID.
         const PASID = 0x8;
@@ -46,7 +46,8 @@ impl Loss {
     #[inline]
     fn of(fault: &PgFault) -> Self {
         let known = PgFaultPerm::READ | PgFaultPerm::WRITE | PgFaultPerm::EXEC | PgFaultPerm::PRIV;
-        let flags = PgFaultFlags::PASID_VALID | PgFaultFlags::LAST_PAGE;
+        // NEEDS_PASID is of the answer, which names the cookie alone.
+        let flags = PgFaultFlags::PASID_VALID | PgFaultFlags::LAST_PAGE | PgFaultFlags::NEEDS_PASID;
         let unknown = fault.perm.bits() & !known.bits() | fault.flags.bits() & !flags.bits() | fault.reserved;
         Self::LENGTH.when(fault.length != 0)
             | Self::COOKIE.when(fault.cookie != 0)
@@ -61,6 +62,18 @@ impl Loss {
 
 /// What to do with a request that is legal, but that a Linux guest refuses: it would answer Invalid
 /// Request or worse.
+///
+/// It is for VT-d and AMD. Linux serves no other page request queue, and no policy helps there: give such a guest
+/// stalls, or no page faults at all.
+///
+/// | queue | a Linux guest (7.2) |
+/// |---|---|
+/// | VT-d | serves it, with the refusals of [`PageRequestDescriptor::from_fault`] |
+/// | AMD | serves it, with the refusals of [`PprLogEntry::from_fault`] |
+/// | SMMUv3 | answers every last request of a group with Response Failure (`PRI_RESP_DENY`); QEMU's SMMUv3 has no such queue |
+/// | RISC-V | never enables it |
+///
+/// Source: Linux `drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3.c`, `arm_smmu_handle_ppr()`; `drivers/iommu/riscv/iommu.c`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum GuestPolicy {
     /// Pass it on: the guest is not Linux, or may well refuse.
@@ -202,6 +215,8 @@ impl PprLogEntry {
     /// the function's page requests; so it does with a PASID that it never gave out, which the caller has
     /// to look at. There is nothing to strip about that: both policies refuse.
     ///
+    /// Its answer need not have the PASID, see [`amd::Command`](super::amd::Command).
+    ///
     /// # Errors
     ///
     /// Those of [`PageRequest::from_fault`]; [`HwError::GuestRefuses`] by `policy`.
@@ -222,17 +237,14 @@ impl EventRecord {
     ///
     /// # Errors
     ///
-    /// [`HwError::Contradiction`] where one bit cannot tell: both read and write, or neither, or an
-    /// instruction fetch that is no read, or more faults to come; [`HwError::DoesNotFit`] for
-    /// `SubstreamID` or `STAG`.
+    /// [`HwError::Contradiction`] where one bit cannot tell: both read and write, or neither, or more faults to
+    /// come; [`HwError::DoesNotFit`] for `SubstreamID` or `STAG`.
     #[inline]
     pub fn from_fault(fault: &PgFault, stream_id: u32) -> Result<(Self, Loss), HwError> {
         let Asked { read, write, exec, privileged, last, pasid } = Asked::by(fault);
         let refused = |field, with| Err(HwError::Contradiction { field, with });
         if read == write {
             return refused("RnW", if read { "read and write" } else { "neither read nor write" });
-        } else if exec && !read {
-            return refused("InD", "write");
         } else if !last {
             return refused("Stall", "more pages to come");
         }
@@ -254,6 +266,9 @@ impl EventRecord {
 
     /// The fault that a stalled event is, as Linux makes it. [`Loss::DETAIL`] tells that the event was not
     /// a plain F_TRANSLATION of stage 1.
+    ///
+    /// Linux also makes one of C_BAD_STE, F_STREAM_DISABLED, C_BAD_SUBSTREAMID or C_BAD_CD with bit 95 set. Arm has no
+    /// Stall there, so the bit is ignored here.
     ///
     /// # Errors
     ///

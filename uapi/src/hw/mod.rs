@@ -34,7 +34,11 @@
 //! `from_fault` and `to_fault` turn a [`PgFault`](crate::PgFault) into a record and back,
 //! `from_response` and `to_response` do so with its answer, and a [`Loss`] names what was left behind.
 //! The mapping between a `dev_id` and a requester id is the caller's, and so is the one between a
-//! cookie and what the guest answers by: requester id, PASID and group index.
+//! cookie and what the guest answers by: requester id and group index.
+//!
+//! **Pitfall:** the PASID of a request need not come back with its answer: an answer has it only where the function
+//! requires it (PRG Response PASID Required), which AMD's GN, too, says of the answer and not of the request. So look a
+//! group up by requester id and index; use the PASID to choose among several only if the answer has one.
 //!
 //! ```
 //! use recordfd_uapi::hw::{pcie::PageRequest, riscv::PageRequestRecord, Loss};

@@ -87,22 +87,26 @@ impl PageRequest {
         self.last && !self.read && !self.write
     }
 
+    /// The Stop Marker that a marked request is, with its PASID or without.
+    #[inline]
+    pub(super) const fn marker(&self) -> StopMarker {
+        let pasid = match self.pasid {
+            Some(pasid) => Some(pasid.value),
+            None => None,
+        };
+        StopMarker { rid: self.rid, pasid }
+    }
+
     /// The Stop Marker that this is, by the rule that one has a PASID.
     #[inline]
     pub(super) const fn stop_marker(&self) -> Option<StopMarker> {
-        match self.pasid {
-            Some(pasid) if self.is_marked() => Some(StopMarker { rid: self.rid, pasid: Some(pasid.value) }),
-            _ => None,
-        }
+        if self.is_marked() && self.pasid.is_some() { Some(self.marker()) } else { None }
     }
 
     /// Refuses a request that would read as a Stop Marker.
     #[inline]
     pub(super) const fn check(&self) -> Result<(), HwError> {
-        match self.stop_marker() {
-            Some(_) => Err(HwError::StopMarker),
-            None => Ok(()),
-        }
+        if self.stop_marker().is_some() { Err(HwError::StopMarker) } else { Ok(()) }
     }
 }
 
@@ -113,8 +117,8 @@ impl PageRequest {
 pub struct StopMarker {
     /// Who stops, as [`PageRequest::rid`].
     pub rid: u32,
-    /// The process address space it stops for, 20 bits. Linux takes one without for a Stop Marker in
-    /// VT-d's queue; everywhere else it must have one.
+    /// The process address space it stops for, 20 bits. VT-d's queue (as Linux reads it) and RISC-V's may have one
+    /// without; everywhere else it must have one.
     pub pasid: Option<u32>,
 }
 

@@ -28,14 +28,15 @@ const PQ_EXEC: u32 = 34;
 /// | 75:67 | PRGI |
 /// | 127:76 | address |
 ///
-/// Not confirmed: that the low 16 bits of DID are the RID and the high 8 the segment.
+/// The low 16 bits of DID are the requester id, the high 8 its segment (the reference model's `iommu_ats.c`; QEMU
+/// `riscv-iommu.c`). Linux has the records' layout but never enables the queue, see [`GuestPolicy`](super::GuestPolicy).
 ///
 /// Source: RISC-V IOMMU specification, "Page-Request-Queue"; Linux `RISCV_IOMMU_PREQ_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PageRequestRecord {
-    /// A page request. L, W, R = 1, 0, 0 without a PASID is one too.
+    /// A page request.
     Request(PageRequest),
-    /// The end of a PASID's requests.
+    /// L, W, R = 1, 0, 0, with a PASID or without: the specification does not ask for PV.
     StopMarker(StopMarker),
 }
 
@@ -50,35 +51,30 @@ impl PageRequestRecord {
             privileged: bit(w0, PRIV),
         });
         let request = PageRequest::from_payload(w1, DID.get(w0) as u32, pasid);
-        match request.stop_marker() {
-            Some(marker) => Self::StopMarker(marker),
-            None => Self::Request(request),
-        }
+        if request.is_marked() { Self::StopMarker(request.marker()) } else { Self::Request(request) }
     }
 
     /// The record's bytes.
     ///
     /// # Errors
     ///
-    /// [`HwError::DoesNotFit`] for `DID`, `PID`, `PRGI` or `ADDR`; [`HwError::StopMarker`];
-    /// [`HwError::Missing`] for a Stop Marker without a PASID.
+    /// [`HwError::DoesNotFit`] for `DID`, `PID`, `PRGI` or `ADDR`; [`HwError::StopMarker`].
     #[inline]
     pub fn encode(&self) -> Result<[u8; 16], HwError> {
-        match self {
-            Self::Request(request) => {
-                request.check()?;
-                let mut w0 = DID.put(request.rid)?;
-                if let Some(pasid) = request.pasid {
-                    w0 |= flag(true, PV) | PID.put(pasid.value)?;
-                    w0 |= flag(pasid.exec, PQ_EXEC) | flag(pasid.privileged, PRIV);
-                }
-                Ok(bytes2([w0, request.to_payload()?]))
+        let (rid, pasid, payload) = match self {
+            Self::Request(request) if request.is_marked() => return Err(HwError::StopMarker),
+            Self::Request(request) => (request.rid, request.pasid, request.to_payload()?),
+            Self::StopMarker(StopMarker { rid, pasid }) => {
+                let pasid = pasid.map(|value| Pasid { value, ..Pasid::default() });
+                (*rid, pasid, StopMarker::PAYLOAD)
             }
-            Self::StopMarker(marker) => {
-                let pasid = flag(true, PV) | PID.put(marker.pasid("PID")?)?;
-                Ok(bytes2([DID.put(marker.rid)? | pasid, StopMarker::PAYLOAD]))
-            }
+        };
+        let mut w0 = DID.put(rid)?;
+        if let Some(pasid) = pasid {
+            w0 |= flag(true, PV) | PID.put(pasid.value)?;
+            w0 |= flag(pasid.exec, PQ_EXEC) | flag(pasid.privileged, PRIV);
         }
+        Ok(bytes2([w0, payload]))
     }
 }
 
@@ -189,10 +185,10 @@ const FQ_RSVD: Field = Field::new("RSVD", 63, 32);
 /// Source: RISC-V IOMMU specification, "Fault/Event-Queue"; Linux `struct riscv_iommu_fq_record`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FaultRecord {
-    /// CAUSE, 12 bits. 1, 4 to 7 access faults; 12, 13, 15 page fault of a fetch, read, write; 20, 21,
-    /// 23 the same of a guest page; 256 all transactions disallowed; 257 to 259 device directory; 260
-    /// transaction type disallowed; 261 to 264 MSI page table; 265 to 267 process directory; 268 to 272
-    /// and 274 data corruption; 273 MSI write.
+    /// CAUSE, 12 bits. 1, 5, 7 access fault of a fetch, read, write; 4, 6 misaligned address of a read, write; 12,
+    /// 13, 15 page fault of a fetch, read, write; 20, 21, 23 the same of a guest page; 256 all transactions
+    /// disallowed; 257 to 259 device directory; 260 transaction type disallowed; 261 to 264 MSI page table; 265 to 267
+    /// process directory; 268 to 271 and 274 data corruption; 272 internal data path error; 273 MSI write.
     pub cause: u16,
     /// PID: the process address space, 20 bits, when PV says that there is one.
     pub pasid: Option<u32>,

@@ -7,6 +7,7 @@
 use super::HwError;
 use super::bits::{Field, bit, bytes2, bytes4, flag, unknown, words2, words4};
 use super::pcie::{PageRequest, Pasid, PrgResponse, ResponseCode, StopMarker};
+use crate::record::wire_code;
 
 // Both descriptors have these two in the same place.
 const RID: Field = Field::new("RID", 31, 16);
@@ -32,7 +33,7 @@ const PRD_PMR: u32 = 53;
 /// | 127:76 | ADDR |
 ///
 /// Private data (PDP, bit 9, and the upper half) was in no product and is not in VT-d 4.0: it counts as
-/// reserved.
+/// reserved. Linux does not look at TYPE.
 ///
 /// Source: Linux `struct page_req_dsc`; QEMU `VTD_PRD_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +41,9 @@ pub enum PageRequestDescriptor {
     /// A page request.
     Request(PageRequest),
     /// L, W, R = 1, 0, 0, with a PASID or without: Linux asks for no more.
+    ///
+    /// Linux judges the address first. It answers a marker whose address is not canonical with Invalid Request, so
+    /// the address is ignored here and is 0 when written.
     StopMarker(StopMarker),
     /// Another type.
     Unknown([u64; 4]),
@@ -59,11 +63,7 @@ impl PageRequestDescriptor {
             privileged: bit(q0, PRD_PMR),
         });
         let request = PageRequest::from_payload(q1, RID.get(q0) as u32, pasid);
-        if request.is_marked() {
-            Self::StopMarker(StopMarker { rid: request.rid, pasid: pasid.map(|pasid| pasid.value) })
-        } else {
-            Self::Request(request)
-        }
+        if request.is_marked() { Self::StopMarker(request.marker()) } else { Self::Request(request) }
     }
 
     /// The descriptor's bytes.
@@ -100,17 +100,7 @@ const PGRP_TYPE_LOW: Field = Field::new("TYPE[3:0]", 3, 0);
 const PGRP_TYPE_HIGH: Field = Field::new("TYPE[6:4]", 11, 9);
 const PGRP_PP: u32 = 4;
 const PGRP_RC: Field = Field::new("RC", 15, 12);
-const PGRP_LPIG: u32 = 2;
 const PGRP_PRGI: Field = Field::new("PRGI", 11, 3);
-
-/// A Page Group Response Descriptor: the guest's answer to a page request group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PageGroupResponse {
-    /// The answer; its code is RC.
-    pub response: PrgResponse,
-    /// LPIG, which Linux copies from the request. No response is due without it.
-    pub last: bool,
-}
 
 /// A descriptor of the invalidation queue with 256-bit descriptors (IQA.DW = 1), as far as it answers
 /// page requests.
@@ -122,14 +112,16 @@ pub struct PageGroupResponse {
 /// | 15:12 | RC |
 /// | 31:16 | RID |
 /// | 51:32 | PASID |
-/// | 66 | LPIG |
 /// | 75:67 | PRGI |
+///
+/// Bit 66 was LPIG before VT-d 4.0 and is reserved since: it is ignored, and 0 when written. Linux 6.12 copies the
+/// request's LPIG there, Linux 7.2 writes 0, and QEMU does not read it.
 ///
 /// Source: Linux `QI_PGRP_*`; QEMU `VTD_INV_DESC_PGRESP_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum InvalidationDescriptor {
-    /// Type 9.
-    PageGroupResponse(PageGroupResponse),
+    /// Type 9: the guest's answer to a page request group. Its code is RC.
+    PageGroupResponse(PrgResponse),
     /// Another type, also the Page Stream Response of VT-d 2.x, whose layout is not confirmed.
     Unknown([u64; 4]),
 }
@@ -142,13 +134,12 @@ impl InvalidationDescriptor {
         if PGRP_TYPE_LOW.get(q0) | PGRP_TYPE_HIGH.get(q0) << 4 != PGRP_TYPE {
             return Self::Unknown(words);
         }
-        let response = PrgResponse {
+        Self::PageGroupResponse(PrgResponse {
             rid: RID.get(q0) as u32,
             pasid: bit(q0, PGRP_PP).then(|| PASID.get(q0) as u32),
             prgi: PGRP_PRGI.get(q1) as u16,
             code: ResponseCode::new(PGRP_RC.get(q0) as u8),
-        };
-        Self::PageGroupResponse(PageGroupResponse { response, last: bit(q1, PGRP_LPIG) })
+        })
     }
 
     /// The descriptor's bytes.
@@ -159,12 +150,12 @@ impl InvalidationDescriptor {
     #[inline]
     pub fn encode(&self) -> Result<[u8; 32], HwError> {
         match self {
-            Self::PageGroupResponse(PageGroupResponse { response, last }) => {
+            Self::PageGroupResponse(response) => {
                 let mut q0 = PGRP_TYPE | RID.put(response.rid)? | PGRP_RC.put(response.code.sent()?)?;
                 if let Some(pasid) = response.pasid {
                     q0 |= flag(true, PGRP_PP) | PASID.put(pasid)?;
                 }
-                Ok(bytes4([q0, PGRP_PRGI.put(response.prgi)? | flag(*last, PGRP_LPIG), 0, 0]))
+                Ok(bytes4([q0, PGRP_PRGI.put(response.prgi)?, 0, 0]))
             }
             Self::Unknown(words) => {
                 let bytes = bytes4(*words);
@@ -185,6 +176,152 @@ const FRCD_PV: Field = Field::new("PV", 59, 40);
 const FRCD_AT: Field = Field::new("AT", 61, 60);
 const FRCD_T1: u32 = 62;
 const FRCD_F: u32 = 63;
+
+wire_code! {
+    /// FR: why a request was refused.
+    ///
+    /// 0x01 to 0x0e are those of legacy mode, 0x20 to 0x26 those of interrupt remapping, and 0x30 to 0x90 those of
+    /// scalable mode.
+    ///
+    /// Source: Linux `drivers/iommu/intel/dmar.c` (`dma_remap_fault_reasons`, `dma_remap_sm_fault_reasons`,
+    /// `irq_remap_fault_reasons`); QEMU `enum VTDFaultReason`; 0x0e and 0x87 as QEMU and OpenVMM have them.
+    FaultReason(u8) {
+        /// The root entry is not present.
+        ROOT_NOT_PRESENT = 0x1,
+        /// The context entry is not present.
+        CONTEXT_NOT_PRESENT = 0x2,
+        /// The context entry is programmed wrongly.
+        CONTEXT_INVALID = 0x3,
+        /// The address is beyond the guest's width (MGAW).
+        BEYOND_WIDTH = 0x4,
+        /// No write permission.
+        NO_WRITE = 0x5,
+        /// No read permission.
+        NO_READ = 0x6,
+        /// A paging entry could not be accessed.
+        PAGING_ACCESS = 0x7,
+        /// The root table could not be accessed.
+        ROOT_TABLE_ACCESS = 0x8,
+        /// The context table could not be accessed.
+        CONTEXT_TABLE_ACCESS = 0x9,
+        /// Reserved bits are set in the root entry.
+        ROOT_RESERVED = 0xa,
+        /// Reserved bits are set in the context entry.
+        CONTEXT_RESERVED = 0xb,
+        /// Reserved bits are set in a paging entry.
+        PAGING_RESERVED = 0xc,
+        /// The context entry's translation type blocks the request.
+        BLOCKED_BY_TYPE = 0xd,
+        /// The translated address is in the interrupt range.
+        INTERRUPT_RANGE = 0xe,
+        /// Interrupt remapping: reserved fields are set in the request.
+        IR_REQUEST_RESERVED = 0x20,
+        /// Interrupt remapping: the index is beyond the table.
+        IR_INDEX = 0x21,
+        /// Interrupt remapping: the entry is not present.
+        IR_NOT_PRESENT = 0x22,
+        /// Interrupt remapping: the table could not be accessed.
+        IR_TABLE_ACCESS = 0x23,
+        /// Interrupt remapping: reserved fields are set in the entry.
+        IR_ENTRY_RESERVED = 0x24,
+        /// Interrupt remapping: a request of compatibility format was blocked.
+        IR_COMPATIBILITY = 0x25,
+        /// Interrupt remapping: the source id is not the entry's.
+        IR_SOURCE_ID = 0x26,
+        /// The root table's address is invalid.
+        SM_ROOT_TABLE_ADDRESS = 0x30,
+        /// The table's mode (TTM) does not take a request with a PASID.
+        SM_TTM_PASID = 0x31,
+        /// The table's mode (TTM) does not take a page group request.
+        SM_TTM_PAGE_GROUP = 0x32,
+        /// The root entry could not be accessed.
+        SM_ROOT_ACCESS = 0x38,
+        /// The root entry is not present.
+        SM_ROOT_NOT_PRESENT = 0x39,
+        /// Reserved fields are set in the root entry.
+        SM_ROOT_RESERVED = 0x3a,
+        /// The context entry could not be accessed.
+        SM_CONTEXT_ACCESS = 0x40,
+        /// The context entry is not present.
+        SM_CONTEXT_NOT_PRESENT = 0x41,
+        /// Reserved fields are set in the context entry.
+        SM_CONTEXT_RESERVED = 0x42,
+        /// The context entry is invalid.
+        SM_CONTEXT_INVALID = 0x43,
+        /// The context entry does not enable the device TLB (DTE).
+        SM_NO_DEVICE_TLB = 0x44,
+        /// The context entry does not enable PASIDs (PASIDE).
+        SM_NO_PASID = 0x45,
+        /// The PASID is larger than the context entry allows.
+        SM_PASID_TOO_LARGE = 0x46,
+        /// The context entry does not enable page requests (PRE).
+        SM_NO_PAGE_REQUESTS = 0x47,
+        /// RID_PASID of the context entry is wrong.
+        SM_RID_PASID = 0x48,
+        /// The PASID directory entry could not be accessed.
+        PASID_DIRECTORY_ACCESS = 0x50,
+        /// The PASID directory entry is not present.
+        PASID_DIRECTORY_NOT_PRESENT = 0x51,
+        /// Reserved fields are set in the PASID directory entry.
+        PASID_DIRECTORY_RESERVED = 0x52,
+        /// The PASID table entry could not be accessed.
+        PASID_TABLE_ACCESS = 0x58,
+        /// The PASID table entry is not present.
+        PASID_NOT_PRESENT = 0x59,
+        /// Reserved fields are set in the PASID table entry.
+        PASID_RESERVED = 0x5a,
+        /// The PASID table entry is invalid.
+        PASID_INVALID = 0x5b,
+        /// The PASID table entry does not enable execute requests (ERE).
+        PASID_NO_EXECUTE = 0x5c,
+        /// The PASID table entry does not enable supervisor requests (SRE).
+        PASID_NO_SUPERVISOR = 0x5d,
+        /// First stage: a paging entry could not be accessed.
+        FS_ACCESS = 0x70,
+        /// First stage: a paging entry is not present.
+        FS_NOT_PRESENT = 0x71,
+        /// First stage: reserved fields are set in a paging entry.
+        FS_RESERVED = 0x72,
+        /// First stage: the top-level (PML4) entry could not be accessed.
+        FS_TOP_ACCESS = 0x73,
+        /// First stage, nested: an entry's address is beyond the guest's width (MGAW).
+        FS_BEYOND_WIDTH = 0x74,
+        /// First stage, nested: no read permission for the top-level (PML4) entry.
+        FS_TOP_NO_READ = 0x75,
+        /// First stage, nested: no read permission for a paging entry.
+        FS_ENTRY_NO_READ = 0x76,
+        /// First stage, nested: no write permission for a paging entry.
+        FS_ENTRY_NO_WRITE = 0x77,
+        /// Second stage: a paging entry could not be accessed.
+        SS_ACCESS = 0x78,
+        /// Second stage: a paging entry gives no permission to read or to write.
+        SS_NO_PERMISSION = 0x79,
+        /// Second stage: reserved fields are set in a paging entry.
+        SS_RESERVED = 0x7a,
+        /// Second stage: the page table pointer is invalid.
+        SS_POINTER = 0x7b,
+        /// Second stage: an accessed or dirty bit has to be set where snooping is off.
+        SS_BIT_UPDATE = 0x7c,
+        /// First stage: the address is not canonical.
+        FS_NOT_CANONICAL = 0x80,
+        /// First stage: a user's request for a supervisor's page.
+        FS_USER = 0x81,
+        /// No execute permission.
+        NO_EXECUTE = 0x82,
+        /// The address is beyond the hardware's width.
+        BEYOND_HARDWARE_WIDTH = 0x83,
+        /// Second stage: an entry's address is beyond the width.
+        SS_BEYOND_WIDTH = 0x84,
+        /// No permission for a write or an atomic operation.
+        SM_NO_WRITE = 0x85,
+        /// No permission for a read or an atomic operation.
+        SM_NO_READ = 0x86,
+        /// The address is in the interrupt range.
+        SM_INTERRUPT_RANGE = 0x87,
+        /// First stage: an accessed or dirty bit has to be set where snooping is off.
+        FS_BIT_UPDATE = 0x90,
+    }
+}
 
 /// A fault recording register (FRCD), 16 bytes.
 ///
@@ -208,17 +345,14 @@ pub struct FaultRecord {
     pub fault_info: u64,
     /// SID: who accessed it.
     pub source_id: u16,
-    /// PV: the process address space, 20 bits, when PP is set.
+    /// PV: the process address space, 20 bits, when PP is set. QEMU 10.2 writes the low 16 bits only.
     pub pasid: Option<u32>,
     /// EXE: execute requested.
     pub exec: bool,
     /// PRIV: privileged mode requested.
     pub privileged: bool,
-    /// FR: the reason. 1 root entry not present, 2 context entry not present, 3 context entry invalid, 4
-    /// address beyond the guest's width, 5 no write permission, 6 no read permission, 7 paging entry,
-    /// 8 root table or 9 context table not accessible, 0xa to 0xc reserved bits set, 0xd blocked by the
-    /// translation type, 0x20 to 0x26 interrupt remapping, 0x58 PASID entry invalid.
-    pub reason: u8,
+    /// FR: the reason.
+    pub reason: FaultReason,
     /// AT: the address type, 2 bits.
     pub address_type: u8,
     /// T1: in legacy mode 0 a write, 1 a read. Not confirmed: that T1, T2 are 0, 0 for a write, 0, 1
@@ -241,7 +375,7 @@ impl FaultRecord {
             pasid: bit(q1, FRCD_PP).then(|| FRCD_PV.get(q1) as u32),
             exec: bit(q1, FRCD_EXE),
             privileged: bit(q1, FRCD_PRIV),
-            reason: FRCD_FR.get(q1) as u8,
+            reason: FaultReason::new(FRCD_FR.get(q1) as u8),
             address_type: FRCD_AT.get(q1) as u8,
             t1: bit(q1, FRCD_T1),
             t2: bit(q1, FRCD_T2),
@@ -256,7 +390,7 @@ impl FaultRecord {
     /// [`HwError::DoesNotFit`] for `FI`, `PV` or `AT`.
     #[inline]
     pub fn encode(&self) -> Result<[u8; 16], HwError> {
-        let mut q1 = FRCD_SID.put(self.source_id)? | FRCD_FR.put(self.reason)?;
+        let mut q1 = FRCD_SID.put(self.source_id)? | FRCD_FR.put(self.reason.get())?;
         q1 |= FRCD_AT.put(self.address_type)?;
         if let Some(pasid) = self.pasid {
             q1 |= flag(true, FRCD_PP) | FRCD_PV.put(pasid)?;

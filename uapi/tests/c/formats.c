@@ -110,7 +110,7 @@ static void vtd_page_request(struct said *said, const uint8_t *bytes)
 
 struct vtd_page_group_response {
 	u64 type_3_0 : 4, pp : 1, rsvd_8_5 : 4, type_6_4 : 3, rc : 4, rid : 16, pasid : 20, rsvd_63_52 : 12;
-	u64 rsvd_65_64 : 2, lpig : 1, prgi : 9, rsvd_127_76 : 52;
+	u64 rsvd_66_64 : 3, prgi : 9, rsvd_127_76 : 52;
 	u64 rsvd[2];
 };
 
@@ -124,7 +124,6 @@ static void vtd_page_group_response(struct said *said, const uint8_t *bytes)
 		return;
 	}
 	say_response(said, r.rid, r.pp, r.pasid, r.prgi, r.rc);
-	say(said, r.lpig);
 }
 
 struct vtd_fault_record {
@@ -196,7 +195,7 @@ static void say_fault(struct said *said, struct smmu_event_fault r)
 	say(said, r.stall);
 	say(said, r.stall ? r.stag : 0);
 	say(said, r.rnw);
-	say(said, r.rnw && r.ind);
+	say(said, r.ind);
 	say(said, r.pnu);
 	say(said, r.class);
 	say(said, r.ttrnw);
@@ -233,7 +232,7 @@ static void smmu_event(struct said *said, const uint8_t *bytes)
 	case 0x01:
 		say(said, r.reason);
 		say(said, r.rnw);
-		say(said, r.rnw && r.ind);
+		say(said, r.ind);
 		say(said, r.pnu);
 		say(said, r.input_addr);
 		break;
@@ -262,7 +261,7 @@ static void smmu_event(struct said *said, const uint8_t *bytes)
 		say(said, r.reason);
 		say(said, r.gpcf);
 		say(said, r.rnw);
-		say(said, r.rnw && r.ind);
+		say(said, r.ind);
 		say(said, r.pnu);
 		say(said, r.s2);
 		say(said, r.class);
@@ -278,7 +277,7 @@ static void smmu_event(struct said *said, const uint8_t *bytes)
 	case 0x20:
 		say(said, r.reason);
 		say(said, r.rnw);
-		say(said, r.rnw && r.ind);
+		say(said, r.ind);
 		say(said, r.pnu);
 		say(said, r.input_addr);
 		say(said, r.s2);
@@ -453,7 +452,7 @@ static void riscv_page_request(struct said *said, const uint8_t *bytes)
 	say_request(said,
 		    &(struct request){ r.did, r.pv, r.pid, r.exec, r.priv, r.payload.r, r.payload.w,
 				       r.payload.l, r.payload.prgi, r.payload.addr_63_12 },
-		    0);
+		    1);
 }
 
 struct riscv_prgr {

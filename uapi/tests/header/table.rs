@@ -8,8 +8,8 @@ use recordfd_uapi::hw::smmuv3::PriResp;
 use recordfd_uapi::{
     AcpiNotify, AcpiOst, ChannelInfo, DeviceAck, DeviceAckCode, DeviceRequest, DeviceRequestKind, Event,
     EventFlags, EventHeader, Format, Mixed, Offer, OfferFlags, PageResponse, PageResponseCode,
-    PciChannelState, PciError, PciErrorFlags, PciErrorResult, PciErrorStep, PciErsResult, PgFault,
-    PgFaultFlags, PgFaultPerm, Sequence, Smmuv3Event, Tegra241CmdqvEvent, Transport, WRITE_MAX,
+    PciChannelState, PciError, PciErrorFlags, PciErrorResult, PciErrorStep, PciErrorV2, PciErsResult,
+    PgFault, PgFaultFlags, PgFaultPerm, Sequence, Smmuv3Event, Tegra241CmdqvEvent, Transport, WRITE_MAX,
 };
 use zerocopy::FromZeros;
 
@@ -73,6 +73,10 @@ pub(crate) fn structs() -> Vec<Struct> {
         recordfd_acpi_ost: AcpiOst { cookie, source_event, status; reserved at 12, 4 }
         recordfd_pci_error: PciError { dev_id, cookie, step, state, flags, status, mask, header_log }
         recordfd_pci_error_event: Event<PciError> { header, error = payload }
+        recordfd_pci_error_v2: PciErrorV2 {
+            dev_id, cookie, step, state, flags, status, mask, severity, header_len, prefix_len, tlp_log
+        }
+        recordfd_pci_error_v2_event: Event<PciErrorV2> { header, error = payload }
         recordfd_pci_error_result: PciErrorResult { cookie, result }
         recordfd_device_request: DeviceRequest { dev_id, cookie, kind, count }
         recordfd_device_request_event: Event<DeviceRequest> { header, request = payload }
@@ -107,6 +111,7 @@ pub(crate) fn constants() -> Vec<Constant> {
         RECORDFD_FORMAT_VIOMMU_TEGRA241_CMDQV_V1 = Format::VIOMMU_TEGRA241_CMDQV_V1.0;
         RECORDFD_FORMAT_ACPI_NOTIFY_V1 = Format::ACPI_NOTIFY_V1.0;
         RECORDFD_FORMAT_PCI_ERROR_V1 = Format::PCI_ERROR_V1.0;
+        RECORDFD_FORMAT_PCI_ERROR_V2 = Format::PCI_ERROR_V2.0;
         RECORDFD_FORMAT_DEVICE_REQUEST_V1 = Format::DEVICE_REQUEST_V1.0;
         RECORDFD_FORMAT_MIXED_V1 = Format::MIXED_V1.0;
         RECORDFD_WRITE_MAX = WRITE_MAX;
@@ -115,6 +120,7 @@ pub(crate) fn constants() -> Vec<Constant> {
         RECORDFD_EVENT_FLAG_CANCELLED = EventFlags::CANCELLED.bits();
         RECORDFD_PGFAULT_FLAG_PASID_VALID = PgFaultFlags::PASID_VALID.bits();
         RECORDFD_PGFAULT_FLAG_LAST_PAGE = PgFaultFlags::LAST_PAGE.bits();
+        RECORDFD_PGFAULT_FLAG_NEEDS_PASID = PgFaultFlags::NEEDS_PASID.bits();
         RECORDFD_PGFAULT_PERM_READ = PgFaultPerm::READ.bits();
         RECORDFD_PGFAULT_PERM_WRITE = PgFaultPerm::WRITE.bits();
         RECORDFD_PGFAULT_PERM_EXEC = PgFaultPerm::EXEC.bits();
@@ -127,6 +133,8 @@ pub(crate) fn constants() -> Vec<Constant> {
         RECORDFD_SMMUV3_PRI_RESPONSE_FAILURE = PriResp::RESPONSE_FAILURE.get();
         RECORDFD_SMMUV3_PRI_INVALID_REQUEST = PriResp::INVALID_REQUEST.get();
         RECORDFD_SMMUV3_PRI_SUCCESS = PriResp::SUCCESS.get();
+        RECORDFD_ACPI_OST_EDR_SUCCESS = AcpiOst::EDR_SUCCESS;
+        RECORDFD_ACPI_OST_EDR_FAILURE = AcpiOst::EDR_FAILURE;
         RECORDFD_PCI_STEP_ERROR_DETECTED = PciErrorStep::ERROR_DETECTED.get();
         RECORDFD_PCI_STEP_MMIO_ENABLED = PciErrorStep::MMIO_ENABLED.get();
         RECORDFD_PCI_STEP_SLOT_RESET = PciErrorStep::SLOT_RESET.get();
@@ -137,6 +145,9 @@ pub(crate) fn constants() -> Vec<Constant> {
         RECORDFD_PCI_ERROR_FLAG_FATAL = PciErrorFlags::FATAL.bits();
         RECORDFD_PCI_ERROR_FLAG_CORRECTABLE = PciErrorFlags::CORRECTABLE.bits();
         RECORDFD_PCI_ERROR_FLAG_AER_VALID = PciErrorFlags::AER_VALID.bits();
+        RECORDFD_PCI_ERROR_FLAG_FLIT = PciErrorFlags::FLIT.bits();
+        RECORDFD_PCI_TLP_LOG_MAX = PciErrorV2::new_zeroed().tlp_log.len();
+        RECORDFD_PCI_RESULT_NONE = PciErsResult::NONE.get();
         RECORDFD_PCI_RESULT_CAN_RECOVER = PciErsResult::CAN_RECOVER.get();
         RECORDFD_PCI_RESULT_NEED_RESET = PciErsResult::NEED_RESET.get();
         RECORDFD_PCI_RESULT_DISCONNECT = PciErsResult::DISCONNECT.get();

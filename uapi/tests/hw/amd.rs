@@ -40,7 +40,7 @@ fn ppr_vectors() {
 
 #[test]
 fn response_vectors() {
-    check::vectors("amd.complete_ppr", 3, &["OP", "GN", "PASID", "STATUS"], |bytes| {
+    check::vectors("amd.complete_ppr", 4, &["OP", "GN", "PASID", "STATUS"], |bytes| {
         let command = Command::decode(bytes);
         let Command::CompletePprRequest(response) = command else { panic!("{command:?}") };
         let found = fields([

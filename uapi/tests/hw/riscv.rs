@@ -9,9 +9,10 @@ use crate::vectors::fields;
 
 #[test]
 fn page_request_vectors() {
-    let fixed = ["PV", "PRIV", "EXEC", "R", "W", "L", "PRGI", "ADDR"];
-    check::vectors("riscv.pq_record", 3, &fixed, |bytes| {
+    let fixed = ["PID", "PV", "PRIV", "EXEC", "R", "W", "L", "PRGI", "ADDR"];
+    check::vectors("riscv.pq_record", 4, &fixed, |bytes| {
         let record = PageRequestRecord::decode(bytes);
+        let is_marker = matches!(record, PageRequestRecord::StopMarker(_));
         let request = match record {
             PageRequestRecord::Request(request) => request,
             PageRequestRecord::StopMarker(StopMarker { rid, pasid }) => {
@@ -19,6 +20,7 @@ fn page_request_vectors() {
                 PageRequest { rid, pasid, last: true, ..PageRequest::default() }
             }
         };
+        assert_eq!(is_marker, request.last && !request.read && !request.write, "whatever PV says");
         let pasid = request.pasid.unwrap_or_default();
         let found = fields([
             ("PID", pasid.value.into()),
@@ -109,10 +111,10 @@ fn what_does_not_fit_is_refused() {
     let wide = check::wide_requests().into_iter().zip(names);
     check::refused(encode, wide.map(|((request, value), field)| (request, field, value)));
     check::refused(encode, [(PageRequest { rid: 0x100_0000, ..REQUEST }, "DID", 0x100_0000)]);
-    let marked = PageRequest { read: false, write: false, ..REQUEST };
-    assert_eq!(encode(&marked), Err(HwError::StopMarker));
-    let without = PageRequestRecord::StopMarker(StopMarker { rid: 1, pasid: None });
-    assert_eq!(without.encode(), Err(HwError::Missing { field: "PID" }));
+    for pasid in [None, REQUEST.pasid] {
+        let marked = PageRequest { pasid, read: false, write: false, ..REQUEST };
+        assert_eq!(encode(&marked), Err(HwError::StopMarker));
+    }
 
     let encode = |response: &PrgResponse| {
         Command::AtsPrgr(AtsPrgr { response: *response, segment: Some(0xff) }).encode()

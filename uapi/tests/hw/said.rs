@@ -175,9 +175,7 @@ fn prd(descriptor: &PageRequestDescriptor) -> Said {
 
 fn invalidation(descriptor: &InvalidationDescriptor) -> Said {
     match descriptor {
-        InvalidationDescriptor::PageGroupResponse(answer) => {
-            Said::response(&answer.response).and([answer.last.into()])
-        }
+        InvalidationDescriptor::PageGroupResponse(response) => Said::response(response),
         InvalidationDescriptor::Unknown(words) => Said::unknown(*words),
     }
 }
@@ -185,7 +183,7 @@ fn invalidation(descriptor: &InvalidationDescriptor) -> Said {
 fn vtd_fault(record: &vtd::FaultRecord) -> Said {
     Said::new([1, record.fault_info, record.source_id.into()])
         .and(optional(record.pasid))
-        .and([record.exec.into(), record.privileged.into(), record.reason.into()])
+        .and([record.exec.into(), record.privileged.into(), record.reason.get().into()])
         .and([record.address_type.into(), record.t1.into(), record.t2.into(), record.fault.into()])
 }
 

@@ -2,7 +2,7 @@
 
 use recordfd_uapi::hw::HwError;
 use recordfd_uapi::hw::pcie::{PageRequest, Pasid, PrgResponse, StopMarker};
-use recordfd_uapi::hw::vtd::{FaultRecord, InvalidationDescriptor, PageGroupResponse, PageRequestDescriptor};
+use recordfd_uapi::hw::vtd::{FaultReason, FaultRecord, InvalidationDescriptor, PageRequestDescriptor};
 
 use crate::check::{self, REQUEST, RESPONSE};
 use crate::random::Random;
@@ -48,8 +48,7 @@ fn response_vectors() {
     let fixed = ["TYPE_3_0", "TYPE_6_4", "PP", "RC", "PASID"];
     check::vectors("vtd.qi_page_group_response", 3, &fixed, |bytes| {
         let descriptor = InvalidationDescriptor::decode(bytes);
-        let InvalidationDescriptor::PageGroupResponse(PageGroupResponse { response, last }) = descriptor
-        else {
+        let InvalidationDescriptor::PageGroupResponse(response) = descriptor else {
             panic!("{descriptor:?}")
         };
         let found = fields([
@@ -59,7 +58,6 @@ fn response_vectors() {
             ("RC", response.code.get().into()),
             ("RID", response.rid.into()),
             ("PASID", response.pasid.unwrap_or(0).into()),
-            ("LPIG", last.into()),
             ("PRGI", response.prgi.into()),
         ]);
         (found, descriptor.encode())
@@ -68,7 +66,7 @@ fn response_vectors() {
 
 #[test]
 fn fault_vectors() {
-    check::vectors("vtd.frcd", 2, &["PP", "PV"], |bytes| {
+    check::vectors("vtd.frcd", 3, &["PP", "PV"], |bytes| {
         let record = FaultRecord::decode(bytes);
         let found = fields([
             ("FI", (record.fault_info >> 12).into()),
@@ -77,7 +75,7 @@ fn fault_vectors() {
             ("PRIV", record.privileged.into()),
             ("EXE", record.exec.into()),
             ("PP", record.pasid.is_some().into()),
-            ("FR", record.reason.into()),
+            ("FR", record.reason.get().into()),
             ("PV", record.pasid.unwrap_or(0).into()),
             ("AT", record.address_type.into()),
             ("T1", record.t1.into()),
@@ -85,6 +83,36 @@ fn fault_vectors() {
         ]);
         (found, record.encode())
     });
+}
+
+#[test]
+fn reasons_have_the_names_of_linux_and_qemu() {
+    for (number, name) in [
+        (0x01, "ROOT_NOT_PRESENT"),
+        (0x06, "NO_READ"),
+        (0x0d, "BLOCKED_BY_TYPE"),
+        (0x0e, "INTERRUPT_RANGE"),
+        (0x20, "IR_REQUEST_RESERVED"),
+        (0x26, "IR_SOURCE_ID"),
+        (0x31, "SM_TTM_PASID"),
+        (0x47, "SM_NO_PAGE_REQUESTS"),
+        (0x50, "PASID_DIRECTORY_ACCESS"),
+        (0x58, "PASID_TABLE_ACCESS"),
+        (0x59, "PASID_NOT_PRESENT"),
+        (0x5a, "PASID_RESERVED"),
+        (0x5b, "PASID_INVALID"),
+        (0x71, "FS_NOT_PRESENT"),
+        (0x80, "FS_NOT_CANONICAL"),
+        (0x87, "SM_INTERRUPT_RANGE"),
+        (0x90, "FS_BIT_UPDATE"),
+        (0x0f, "FaultReason(0xf)"),
+        (0x91, "FaultReason(0x91)"),
+    ] {
+        assert_eq!(format!("{:?}", FaultReason::new(number)), name);
+    }
+    let named = (0..=u8::MAX).filter(|number| !format!("{:?}", FaultReason::new(*number)).contains('('));
+    // 14 of legacy mode, 7 of interrupt remapping, 46 of scalable mode.
+    assert_eq!(named.count(), 67);
 }
 
 #[test]
@@ -168,10 +196,7 @@ fn what_does_not_fit_is_refused() {
         ],
     );
 
-    let encode = |response: &PrgResponse| {
-        let last = true;
-        InvalidationDescriptor::PageGroupResponse(PageGroupResponse { response: *response, last }).encode()
-    };
+    let encode = |response: &PrgResponse| InvalidationDescriptor::PageGroupResponse(*response).encode();
     let wide = check::wide_responses().into_iter().zip(["PASID", "PRGI"]);
     check::refused(encode, wide.map(|((response, value), field)| (response, field, value)));
     check::refused(encode, [(PrgResponse { rid: 0x1_0000, ..RESPONSE }, "RID", 0x1_0000)]);

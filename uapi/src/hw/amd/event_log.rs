@@ -28,7 +28,7 @@ wire_code! {
         INVALID_DEVICE_REQUEST = 0x8,
         /// See [`InvalidPprRequest`].
         INVALID_PPR_REQUEST = 0x9,
-        /// A counter has reached zero.
+        /// A counter has reached zero. Not confirmed: Linux does not know this code.
         EVENT_COUNTER_ZERO = 0xa,
         /// The reverse map table forbids the access.
         RMP_FAULT = 0xd,
@@ -39,7 +39,7 @@ wire_code! {
 
 wire_flags! {
     /// What an [`IoPageFault`] says of the access. The numbers are those of its first 32 bits for the
-    /// vIOMMU's four, of the flags 59:48 for the others.
+    /// vIOMMU's four, of the flags 59:48 for the others. Not confirmed: those four, which Linux does not look at.
     IoPageFaultFlags {
         /// NX, bit 49: instruction fetch.
         NX = 0x2,
@@ -138,6 +138,8 @@ pub struct InvalidPprRequest {
 const INVALID_PPR_TAG: Field = Field::new("TAG", 41, 32);
 
 /// An entry of the event log, 16 bytes; bits 63:60 are its [`EventCode`].
+///
+/// The emulator of OpenVMM has other places for some fields: DeviceID in bits 31:16, and RW of IO_PAGE_FAULT in bit 127.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventLogEntry {
     /// Code 2.

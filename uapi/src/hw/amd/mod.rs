@@ -79,7 +79,8 @@ pub struct PageServiceRequest {
 pub enum PprLogEntry {
     /// A page request.
     Request(PageServiceRequest),
-    /// Last page, no read, no write, with a PASID. Not confirmed: that the hardware logs Stop Markers.
+    /// Last page, no read, no write, with a PASID. Not confirmed: that the hardware logs Stop Markers. Linux has no
+    /// such rule: it reports the entry as a page fault and answers it.
     StopMarker(StopMarker),
     /// Another code, 0 among them, which is an entry not yet written.
     Unknown([u64; 2]),
@@ -170,6 +171,9 @@ const COMPLETE_STATUS: Field = Field::new("STATUS", 47, 44);
 /// | 66 | GN: PASID valid |
 /// | 104:96 | PRG index |
 /// | 111:108 | status |
+///
+/// GN says that the answer carries the PASID. Linux sets it if the function's PRI status has PRG Response PASID
+/// Required (bit 15), whatever the request said: see [`PrgResponse::pasid`].
 ///
 /// Bits 107:105 are ignored, and 0 when written. Not confirmed: whether the hardware wants the tag's bit 9
 /// in the first of them, where FreeBSD puts the whole tag.

@@ -39,7 +39,7 @@ const FAULT_BITS: u64 = STAG.mask()
 
 /// The access that failed: RnW, InD and PnU.
 ///
-/// InD is 0 in a write, so `instruction` is ignored there when decoded and refused when encoded.
+/// Arm has InD 0 in a write. Linux does not ask: to it a write with InD is one of an instruction, and so it is here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Access {
     /// RnW: a read, else a write.
@@ -53,16 +53,12 @@ pub struct Access {
 impl Access {
     #[inline]
     const fn get(word: u64) -> Self {
-        let read = bit(word, RNW);
-        Self { read, instruction: read && bit(word, IND), privileged: bit(word, PNU) }
+        Self { read: bit(word, RNW), instruction: bit(word, IND), privileged: bit(word, PNU) }
     }
 
     #[inline]
-    const fn put(self) -> Result<u64, HwError> {
-        if self.instruction && !self.read {
-            return Err(HwError::Contradiction { field: "InD", with: "write" });
-        }
-        Ok(flag(self.read, RNW) | flag(self.instruction, IND) | flag(self.privileged, PNU))
+    const fn put(self) -> u64 {
+        flag(self.read, RNW) | flag(self.instruction, IND) | flag(self.privileged, PNU)
     }
 }
 
@@ -97,20 +93,21 @@ impl Uut {
 
     #[inline]
     pub(super) fn put(&self) -> Result<[u64; 3], HwError> {
-        Ok([REASON.put(self.reason)? | self.access.put()?, self.input_addr, 0])
+        Ok([REASON.put(self.reason)? | self.access.put(), self.input_addr, 0])
     }
 }
 
 /// F_STE_FETCH, F_CD_FETCH or F_VMS_FETCH: a structure that could not be fetched.
 ///
-/// The address is in word 3, where Arm and Linux have it; QEMU writes it to word 2.
+/// The address is in word 3, where Arm and Linux have it. QEMU 10.2 writes that of F_CD_FETCH to word 2, so that it is 0
+/// here, and that of F_STE_FETCH to word 3.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Fetch {
     /// Reason, implementation defined.
     pub reason: u16,
     /// GPCF: a granule protection check failed.
     pub gpcf: bool,
-    /// FetchAddr, a physical address of 56 bits, in bytes; a multiple of 8.
+    /// FetchAddr, a physical address of 56 bits, in bytes; a multiple of 8. Linux 7.2 reads bits 51:3 of it.
     pub fetch_addr: u64,
 }
 
@@ -152,7 +149,7 @@ pub struct WalkEabt {
     pub class: Class,
     /// Bits 191:128, where other faults have InputAddr; kept as they came.
     pub input_addr: u64,
-    /// FetchAddr, a physical address of 56 bits, in bytes; a multiple of 8.
+    /// FetchAddr, as in [`Fetch`].
     pub fetch_addr: u64,
 }
 
@@ -169,7 +166,7 @@ impl WalkEabt {
     pub(super) fn put(&self) -> Result<[u64; 3], HwError> {
         let Self { reason, gpcf, fetch_addr, .. } = *self;
         let [w1, _, w3] = Fetch { reason, gpcf, fetch_addr }.put()?;
-        let w1 = w1 | self.access.put()? | flag(self.stage2, S2) | CLASS.put(self.class.get())?;
+        let w1 = w1 | self.access.put() | flag(self.stage2, S2) | CLASS.put(self.class.get())?;
         Ok([w1, self.input_addr, w3])
     }
 }
@@ -190,7 +187,7 @@ pub struct TranslationFault {
     pub ttrnw: bool,
     /// InputAddr, all 64 bits, with the tag byte.
     pub input_addr: u64,
-    /// S2 and IPA: the page at fault, in bytes (bits 55:12), when stage 2 failed.
+    /// S2 and IPA: the page at fault, in bytes (bits 55:12, of which Linux 7.2 reads 51:12), when stage 2 failed.
     pub ipa: Option<u64>,
     /// All other bits of 127:64, in place: NSIPA of the secure queue and the newer bits of
     /// F_PERMISSION among them. Not confirmed where: kept as they came.
@@ -224,7 +221,7 @@ impl TranslationFault {
         if self.other & FAULT_BITS != 0 {
             return Err(HwError::DoesNotFit { field: "other", value: self.other });
         }
-        let mut w1 = self.other | self.access.put()? | CLASS.put(self.class.get())? | flag(self.ttrnw, TTRNW);
+        let mut w1 = self.other | self.access.put() | CLASS.put(self.class.get())? | flag(self.ttrnw, TTRNW);
         if let Some(stag) = self.stag {
             w1 |= flag(true, STALL) | STAG.put(stag)?;
         }
@@ -269,7 +266,7 @@ impl TlbConflict {
     #[inline]
     pub(super) fn put(&self) -> Result<[u64; 3], HwError> {
         let (s2, w3) = put_ipa(self.ipa)?;
-        Ok([REASON.put(self.reason)? | self.access.put()? | s2, self.input_addr, w3])
+        Ok([REASON.put(self.reason)? | self.access.put() | s2, self.input_addr, w3])
     }
 }
 

@@ -193,7 +193,8 @@ impl Event {
 /// | 191:128 | InputAddr |
 /// | 247:195, 247:204 | FetchAddr, or IPA |
 ///
-/// Linux hands a guest's record on as a [`Smmuv3Event`], which turns into this type and back.
+/// Linux hands a guest's record on as a [`Smmuv3Event`], which turns into this type and back. The emulator of OpenVMM
+/// has the flags of the access in bits 95:64 (RnW is bit 66), and its F_TLB_CONFLICT is 0x14.
 ///
 /// Source: Arm IHI 0070, "Event records"; Linux `EVTQ_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -221,9 +222,8 @@ impl EventRecord {
     /// # Errors
     ///
     /// [`HwError::DoesNotFit`] for `SubstreamID`, `FetchAddr`, `IPA`, `CLASS`, `ADDR` (the InputAddr of
-    /// E_PAGE_REQUEST) or `other`; [`HwError::Contradiction`] for an instruction fetch that writes, or a
-    /// substream in F_STREAM_DISABLED; [`HwError::Missing`] for none in C_BAD_SUBSTREAMID;
-    /// [`HwError::Known`].
+    /// E_PAGE_REQUEST) or `other`; [`HwError::Contradiction`] for a substream in F_STREAM_DISABLED;
+    /// [`HwError::Missing`] for none in C_BAD_SUBSTREAMID; [`HwError::Known`].
     #[inline]
     pub fn encode(&self) -> Result<[u8; 32], HwError> {
         self.words().map(bytes4)
