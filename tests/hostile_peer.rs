@@ -304,8 +304,10 @@ fn descriptors_attached_to_data_do_not_stay_open() {
             let bytes = [IoSlice::new(bytes)];
             sendmsg::<()>(peer.as_raw_fd(), &bytes, &rights, MsgFlags::empty(), None).unwrap();
         };
-        let (mut rx, peer) = receiver_and_peer(&Options::new());
-        let (tx, reply_peer) = sender_and_peer(&Options::new());
+        // What this side makes refuses descriptors, so the peer makes these.
+        let [(near, peer), (far, reply_peer)] = [(); 2].map(|()| UnixStream::pair().unwrap());
+        let mut rx = Rx::from_socket(near.into(), Format::ACPI_NOTIFY_V1).unwrap();
+        let tx = Tx::from_socket(far.into(), Format::ACPI_NOTIFY_V1, 64).unwrap();
         let before = open_descriptors();
         for number in 0..20 {
             attach(&peer, &wire(number));

@@ -124,7 +124,7 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `R` is not of `format`, [`Error::NotASocket`], [`Error::Os`].
+    /// [`Error::Format`] when `R` is not of `format`, [`Error::NotAUnixStream`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format) -> Result<Self, Error> {
         let remote = adopt::<R>(socket, format)?;
         Ok(Self::new(remote.rx(), Tx::Remote(remote.tx(u32::MAX)), Duration::ZERO))
@@ -141,7 +141,7 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// [`Error::Format`] when `R` is not of the channel's format, [`Error::WrongEnd`] for a sender's end,
     /// [`Error::AlreadyAttached`], [`Error::Closed`], [`Error::Offer`] and [`Error::BadOffer`] for what cannot be
-    /// trusted, [`Error::NoDescriptor`], [`Error::DescriptorsCutOff`], [`Error::NotASocket`], [`Error::Os`].
+    /// trusted, [`Error::NoDescriptor`], [`Error::DescriptorsCutOff`], [`Error::NotAUnixStream`], [`Error::Os`].
     pub fn from_shared(socket: OwnedFd) -> Result<Self, Error> {
         let (port, ..) = shared::attach(socket, false, check_format::<R>)?;
         let remote = Remote::Shared(port);

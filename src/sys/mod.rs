@@ -12,7 +12,7 @@ mod scm;
 
 pub(crate) use mapping::{Mapping, View};
 pub(crate) use membarrier::{fence_everywhere, register_for_fences};
-pub(crate) use scm::recv_descriptors;
+pub(crate) use scm::{check_unix_stream, recv_descriptor, refuse_descriptors};
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
