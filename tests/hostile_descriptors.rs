@@ -6,6 +6,8 @@ mod common;
 mod fuse;
 #[path = "common/ring_peer.rs"]
 mod ring_peer;
+#[path = "common/rounds.rs"]
+mod rounds;
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -123,6 +125,10 @@ fn no_receive_of_an_end_that_we_make_waits_for_an_attached_socket_that_lingers()
     if !can_refuse() {
         return;
     }
+    rounds::each_seed("peer that attaches sockets that linger", 1, |_| attach_to_every_end());
+}
+
+fn attach_to_every_end() {
     // What the peer sends comes with the only descriptor of a socket that lingers, or without it.
     let send = |far: UnattachedEnd, bytes: &[u8]| {
         let far = OwnedFd::from(far);

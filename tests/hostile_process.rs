@@ -4,6 +4,8 @@
 #[path = "common/c_peer.rs"]
 mod c_peer;
 mod common;
+#[path = "common/rounds.rs"]
+mod rounds;
 
 use std::fmt::Debug;
 use std::os::fd::{AsFd, OwnedFd};
@@ -70,6 +72,10 @@ macro_rules! calls {
 
 #[test]
 fn peer_that_holds_the_lock_of_its_socket_delays_no_call_of_the_maker() {
+    rounds::each_seed("peer that holds a lock", 1, |_| hold_up_every_end());
+}
+
+fn hold_up_every_end() {
     let options = Options::new();
     let moment = Some(Duration::from_millis(1));
     hold_up(

@@ -4,6 +4,8 @@
 mod common;
 #[path = "common/ring_peer.rs"]
 mod ring_peer;
+#[path = "common/rounds.rs"]
+mod rounds;
 
 use std::fmt::Debug;
 use std::fs::File;
@@ -458,15 +460,15 @@ fn is_good(offer: &Offer, size: u64) -> bool {
 
 #[test]
 fn random_offers_are_taken_exactly_if_they_keep_the_rules() {
-    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut below = |bound: u64| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        (random >> 16) % bound
-    };
     let (mut taken, mut refused) = (0, 0);
-    for number in 0..4000 {
+    let rounds = rounds::each_seed("offers", 4000, |seed| {
+        let mut random = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut below = |bound: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random >> 16) % bound
+        };
         let mut bytes = good().as_bytes().to_vec();
         for _ in 0..below(3) {
             // A field of a power of two, near the old one, or of any bytes.
@@ -490,13 +492,13 @@ fn random_offers_are_taken_exactly_if_they_keep_the_rules() {
         let (_near, far) = holding(&bytes, &[memory.as_raw_fd()]);
         let attached = attach_receiver(far);
         let expected = is_good(&offer, good().map_size);
-        assert_eq!(attached.is_ok(), expected, "number {number}: {offer:?}: {attached:?}");
+        assert_eq!(attached.is_ok(), expected, "{offer:?}: {attached:?}");
         *(if expected { &mut taken } else { &mut refused }) += 1;
         if let Ok(mut rx) = attached {
             // It uses no more than what was said.
             let received = rx.try_recv();
             assert!(matches!(received, Err(TryRecvError::Empty)), "{received:?}");
         }
-    }
-    assert!(taken > 1000 && refused > 1000, "{taken} taken, {refused} refused");
+    });
+    assert!(rounds.is_none() || taken > 1000 && refused > 1000, "{taken} taken, {refused} refused");
 }
