@@ -11,7 +11,7 @@ use std::fmt::Debug;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -51,8 +51,11 @@ fn timed<T: Debug>(what: &str, call: impl FnOnce() -> T) {
     assert!(took < SHORT, "{what} has taken {took:?} and says {result:?}");
 }
 
+/// A call of an end, with its name.
+type Call<'a, E> = (&'a str, &'a dyn Fn(&mut E) -> String);
+
 /// Has a peer hold its socket of a channel that this side makes, while each of the calls is made and the end dropped.
-fn hold_up<E: AsFd>(made: Result<(E, UnattachedEnd), Error>, calls: &[(&str, &dyn Fn(&mut E) -> String)]) {
+fn hold_up<E: AsFd>(made: Result<(E, UnattachedEnd), Error>, calls: &[Call<E>]) {
     let (mut end, far) = made.unwrap();
     // For the peer to receive.
     nix::unistd::write(&end, &[0]).unwrap();
@@ -173,8 +176,16 @@ fn hostile_maker_stops_the_side_that_attaches_until_it_is_killed() {
     let far = OwnedFd::from(far);
     let Some(peer) = hold(far.try_clone().unwrap()) else { return };
     let (done, result) = mpsc::channel();
-    let attaching = thread::spawn(move || done.send(Rx::from_shared(far).map(drop)));
+    let (begun, task) = mpsc::channel();
+    let attaching = thread::spawn(move || {
+        begun.send(std::fs::read_link("/proc/thread-self").unwrap()).unwrap();
+        done.send(Rx::from_shared(far).map(drop))
+    });
     assert!(matches!(result.recv_timeout(SHORT), Err(RecvTimeoutError::Timeout)), "it was not held up");
+    // Not even a signal that kills ends this sleep.
+    let status =
+        std::fs::read_to_string(Path::new("/proc").join(task.recv().unwrap()).join("status")).unwrap();
+    assert!(status.contains("\nState:\tD "), "{status}");
     drop(peer);
     assert!(result.recv_timeout(SOON).unwrap().is_ok());
     attaching.join().unwrap().unwrap();

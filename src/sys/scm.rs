@@ -135,7 +135,7 @@ pub(crate) fn recv_descriptor(
     let is_whole = |header: &&libc::cmsghdr| {
         header.cmsg_level == libc::SOL_SOCKET
             && [libc::SCM_RIGHTS, SCM_PIDFD].contains(&header.cmsg_type)
-            && header.cmsg_len as usize == ONE
+            && header.cmsg_len == ONE as _
     };
     let descriptor = header.filter(is_whole).and_then(|header| {
         // SAFETY: a header of this length has one int after it, which CMSG_DATA points to, within `control`;
