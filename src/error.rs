@@ -41,14 +41,16 @@ pub enum Error {
         /// The format named.
         found: Format,
     },
-    /// The descriptor is not a socket.
-    #[error("the descriptor is not a socket")]
-    NotASocket(#[source] io::Error),
+    /// The descriptor is no connected Unix stream socket: no socket at all (`ENOTSOCK`), one of another family or type
+    /// (`EPROTOTYPE`), or one that listens or has no peer (`ENOTCONN`).
+    #[error("the descriptor is not a connected Unix stream socket")]
+    NotAUnixStream(#[source] io::Error),
     /// A message came without the descriptor it should carry.
     #[error("the message carries no descriptor")]
     NoDescriptor,
-    /// The kernel cut descriptors off a message; those that did arrive were closed.
-    #[error("descriptors were cut off the message")]
+    /// The kernel cut the descriptor off a message: this process has as many open as it may, or a socket option such as
+    /// `SO_PASSCRED` has the kernel add what takes the room.
+    #[error("the descriptor was cut off the message")]
     DescriptorsCutOff,
     /// The bytes that came with a descriptor do not describe a channel.
     #[error("the message does not describe a channel")]
@@ -101,11 +103,12 @@ impl Error {
             Self::AlreadyAttached => libc::EBUSY,
             Self::TooManyInFlight => libc::ETOOMANYREFS,
             Self::Unsupported { .. } => libc::EOPNOTSUPP,
-            Self::NotASocket(_) => libc::ENOTSOCK,
             Self::NoDescriptor => libc::ENODATA,
             Self::DescriptorsCutOff => libc::EMFILE,
             Self::Closed => libc::EPIPE,
-            Self::Os { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            Self::NotAUnixStream(source) | Self::Os { source, .. } => {
+                source.raw_os_error().unwrap_or(libc::EIO)
+            }
         }
     }
 }
@@ -292,9 +295,6 @@ pub enum Violation {
         /// Bytes it should have.
         size: usize,
     },
-    /// A read cut a message off: the descriptor is a socket of datagrams or packets, not of a stream.
-    #[error("the descriptor is no stream socket: a message was cut off")]
-    NotAStream,
     /// An index of a shared ring went backwards, or further than the ring is deep.
     #[error("an index of the ring went where it cannot be")]
     RingIndex,

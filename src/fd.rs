@@ -58,26 +58,30 @@ pub fn send_descriptor(socket: impl AsFd, bytes: &[u8], descriptor: BorrowedFd<'
 
 /// Receives bytes and the one descriptor that came with them; returns how many bytes, and it.
 ///
-/// The descriptor is close-on-exec. Any further one on the same message is closed: a peer cannot fill
+/// The descriptor is close-on-exec. The kernel drops any further one on the same message before it comes into
 /// this process's table. Waits if the socket is in blocking mode.
+///
+/// **Pitfall:** dropping a descriptor may wait for the peer that sent it, in this call or when the caller drops what it
+/// returns: a TCP socket that lingers (`SO_LINGER`), a file of a FUSE server that does not answer. Receive from a peer
+/// that may stop this thread on a thread that may be stopped.
 ///
 /// # Errors
 ///
 /// [`Error::Option`] when `bytes` is empty, [`Error::NoDescriptor`] when no descriptor came,
-/// [`Error::DescriptorsCutOff`] when the kernel could not deliver all (this process's table is full) and
-/// those that came were closed, [`Error::Closed`] at the end of the stream, [`Error::Os`] for everything
+/// [`Error::DescriptorsCutOff`] when the kernel could not deliver it (this process's table is full, or `SO_PASSCRED` or
+/// `SO_PASSSEC` is set on the socket), [`Error::Closed`] at the end of the stream, [`Error::Os`] for everything
 /// else.
 pub fn recv_descriptor(socket: impl AsFd, bytes: &mut [u8]) -> Result<(usize, OwnedFd), Error> {
     if bytes.is_empty() {
         let reason = "a message takes at least a byte";
         return Err(Error::Option { name: "bytes", value: 0, reason });
     }
-    let received = sys::recv_descriptors(socket.as_fd(), bytes, 0);
+    let received = sys::recv_descriptor(socket.as_fd(), bytes, 0);
     match received.map_err(|source| Error::os("recvmsg", source))? {
-        (_, _, true) => Err(Error::DescriptorsCutOff),
-        (0, None, _) => Err(Error::Closed),
-        (_, None, _) => Err(Error::NoDescriptor),
         (length, Some(descriptor), _) => Ok((length, descriptor)),
+        (0, None, _) => Err(Error::Closed),
+        (_, None, true) => Err(Error::DescriptorsCutOff),
+        (_, None, false) => Err(Error::NoDescriptor),
     }
 }
 

@@ -248,16 +248,20 @@ fn full_table_is_told_and_leaks_nothing() {
             setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
         };
         let before = open_descriptors();
-        for (room, sent) in [(0, 1), (0, 10), (4, 10), (9, 10)] {
+        for (room, sent) in [(0, 1), (0, 10)] {
             send_many(&near, b"many", &vec![null.as_raw_fd(); sent]);
             let mut outcome = None;
             with_room(room, &mut || outcome = Some(fd::recv_descriptor(&far, &mut [0; 8])));
             let error = outcome.unwrap().unwrap_err();
             assert!(matches!(error, Error::DescriptorsCutOff), "{error:?}");
-            let text = "descriptors were cut off the message";
+            let text = "the descriptor was cut off the message";
             assert_eq!((error.errno(), error.to_string().as_str()), (24, text));
             assert_eq!(open_descriptors(), before, "{sent} into room for {room}");
         }
+        // Room for one is enough, whatever comes with it.
+        send_many(&near, b"many", &[null.as_raw_fd(); 10]);
+        with_room(1, &mut || drop(fd::recv_descriptor(&far, &mut [0; 8]).unwrap()));
+        assert_eq!(open_descriptors(), before);
         // And making a channel then fails with the errno of the call. It takes two descriptors.
         let options = Options::new();
         for room in [0, 1] {

@@ -2,6 +2,8 @@
 //! is lost.
 
 mod common;
+#[path = "common/rounds.rs"]
+mod rounds;
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -153,62 +155,65 @@ fn torn_group_does_not_let_the_next_one_in_before_it_is_whole() {
 
 #[test]
 fn send_buffers_that_change_all_the_time_lose_and_tear_nothing() {
-    const COUNT: u32 = 1500;
-    let (reporter, mut responder) = common::fault::socket(&wide());
-    let knobs = (shared(&reporter), shared(&responder));
-    let answerer = thread::spawn(move || {
-        let mut pages = [PgFault::default(); 409];
-        let mut number = 0;
-        loop {
-            match responder.recv_group_timeout(&mut pages, SOON) {
-                Ok(mut group) => {
-                    let pages = &pages[group.range()];
-                    assert_eq!(pages.len() as u32, 1 + number * 7 % 400, "group {number}");
-                    assert!(pages.iter().zip(0..).all(|(page, addr)| page.addr == addr));
-                    setsockopt(&knobs.1, SndBuf, &[0, 2401, 60_000][number as usize % 3]).unwrap();
-                    while let Err(RespondError::WouldBlock(again)) = group.respond(ResponseCode::Success) {
-                        group = again;
-                        thread::yield_now();
+    rounds::each_seed("page faults whose buffers change", 1, |_| {
+        const COUNT: u32 = 1500;
+        let (reporter, mut responder) = common::fault::socket(&wide());
+        let knobs = (shared(&reporter), shared(&responder));
+        let answerer = thread::spawn(move || {
+            let mut pages = [PgFault::default(); 409];
+            let mut number = 0;
+            loop {
+                match responder.recv_group_timeout(&mut pages, SOON) {
+                    Ok(mut group) => {
+                        let pages = &pages[group.range()];
+                        assert_eq!(pages.len() as u32, 1 + number * 7 % 400, "group {number}");
+                        assert!(pages.iter().zip(0..).all(|(page, addr)| page.addr == addr));
+                        setsockopt(&knobs.1, SndBuf, &[0, 2401, 60_000][number as usize % 3]).unwrap();
+                        while let Err(RespondError::WouldBlock(again)) = group.respond(ResponseCode::Success)
+                        {
+                            group = again;
+                            thread::yield_now();
+                        }
+                        number += 1;
                     }
-                    number += 1;
+                    Err(TryRecvError::Closed) => break,
+                    Err(error) => panic!("{error:?}"),
                 }
-                Err(TryRecvError::Closed) => break,
+            }
+            assert_eq!(number, COUNT);
+        });
+        let mut completed = Vec::new();
+        let mut open = Vec::new();
+        let mut number = 0;
+        let mut pages = group(1, 7, 1);
+        let mut out = [FaultCompletion::default(); 64];
+        let began = Instant::now();
+        while completed.len() < COUNT as usize {
+            assert!(began.elapsed() < SOON);
+            if number < COUNT {
+                setsockopt(&knobs.0, SndBuf, &[1_000, 2_600, 3_101, 120_000][number as usize % 4]).unwrap();
+                match reporter.report_batch(&pages) {
+                    Ok(count) if count == pages.len() => {
+                        number += 1;
+                        pages = group(1, 7, 1 + number * 7 % 400);
+                    }
+                    Ok(count) => drop(pages.drain(..count)),
+                    Err(ReportError::Full(_)) => {}
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+            open.push(reporter.counters().unanswered);
+            match reporter.completions(&mut out) {
+                Ok(count) => completed.extend_from_slice(&out[..count]),
+                Err(TryRecvError::Empty) => thread::yield_now(),
                 Err(error) => panic!("{error:?}"),
             }
         }
-        assert_eq!(number, COUNT);
+        assert!(open.iter().any(|open| *open > 1), "never more than one group was under way");
+        assert!(completed.iter().all(|ended| ended.code == ResponseCode::Success));
+        drop((reporter, knobs.0));
+        answerer.join().unwrap();
     });
-    let mut completed = Vec::new();
-    let mut open = Vec::new();
-    let mut number = 0;
-    let mut pages = group(1, 7, 1);
-    let mut out = [FaultCompletion::default(); 64];
-    let began = Instant::now();
-    while completed.len() < COUNT as usize {
-        assert!(began.elapsed() < SOON);
-        if number < COUNT {
-            setsockopt(&knobs.0, SndBuf, &[1_000, 2_600, 3_101, 120_000][number as usize % 4]).unwrap();
-            match reporter.report_batch(&pages) {
-                Ok(count) if count == pages.len() => {
-                    number += 1;
-                    pages = group(1, 7, 1 + number * 7 % 400);
-                }
-                Ok(count) => drop(pages.drain(..count)),
-                Err(ReportError::Full(_)) => {}
-                Err(error) => panic!("{error:?}"),
-            }
-        }
-        open.push(reporter.counters().unanswered);
-        match reporter.completions(&mut out) {
-            Ok(count) => completed.extend_from_slice(&out[..count]),
-            Err(TryRecvError::Empty) => thread::yield_now(),
-            Err(error) => panic!("{error:?}"),
-        }
-    }
-    assert!(open.iter().any(|open| *open > 1), "never more than one group was under way");
-    assert!(completed.iter().all(|ended| ended.code == ResponseCode::Success));
-    drop((reporter, knobs.0));
-    answerer.join().unwrap();
 }
 
 /// A responder that has `count` groups open, and its peer.

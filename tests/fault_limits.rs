@@ -481,9 +481,9 @@ fn only_sockets_and_depths_that_can_be_are_attached() {
     }
     let file = || OwnedFd::from(File::open("/dev/null").unwrap());
     let error = FaultResponder::from_socket(file(), Format::IOMMU_PGFAULT_V1, 16).unwrap_err();
-    assert!(matches!(error, Error::NotASocket(_)) && error.errno() == 88, "{error}");
+    assert!(matches!(error, Error::NotAUnixStream(_)) && error.errno() == 88, "{error}");
     let error = FaultReporter::from_socket(file(), Format::IOMMU_PGFAULT_V1, &Options::new()).unwrap_err();
-    assert!(matches!(error, Error::NotASocket(_)), "{error}");
+    assert!(matches!(error, Error::NotAUnixStream(_)), "{error}");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! A peer that writes whatever it likes: whole records arrive, anything else is a typed error.
 
 mod common;
+#[path = "common/rounds.rs"]
+mod rounds;
 
 use std::io::{IoSlice, Write};
 use std::os::fd::AsRawFd;
@@ -192,10 +194,14 @@ fn torn_reply_at_the_end_is_a_violation() {
     }
 }
 
-/// A xorshift generator: the same bytes in every run.
+/// A xorshift generator: what it gives is determined by a seed.
 struct Random(u64);
 
 impl Random {
+    fn new(seed: u64) -> Self {
+        Self((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -217,8 +223,8 @@ fn flood(mut peer: UnixStream, bytes: Vec<u8>) -> thread::JoinHandle<()> {
 
 #[test]
 fn random_bytes_end_in_a_typed_error() {
-    let mut random = Random(0x2545_f491_4f6c_dd1d);
-    for round in 0..96 {
+    rounds::each_seed("receiver of random bytes", 96, |seed| {
+        let (mut random, round) = (Random::new(seed), seed as usize % 96);
         let (mut rx, peer) = receiver_and_peer(&Options::new());
         let mut bytes = vec![0; 64 * 1024 + round];
         random.fill(&mut bytes);
@@ -239,14 +245,14 @@ fn random_bytes_end_in_a_typed_error() {
         });
         assert!(matches!(error, TryRecvError::PeerViolation(_)), "round {round}: {error:?}");
         writer.join().unwrap();
-    }
+    });
 }
 
 #[test]
 fn flood_of_records_with_random_payloads_comes_through_untouched() {
     const COUNT: usize = 64 * 1024;
     let (mut rx, peer) = receiver_and_peer(&Options::new());
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Random::new(0);
     let mut bytes = vec![0; COUNT * RECORD];
     random.fill(&mut bytes);
     for (number, record) in bytes.chunks_exact_mut(RECORD).enumerate() {
@@ -276,8 +282,8 @@ fn flood_of_records_with_random_payloads_comes_through_untouched() {
 
 #[test]
 fn random_replies_end_in_a_typed_error() {
-    let mut random = Random(0xd1b5_4a32_d192_ed03);
-    for _ in 0..32 {
+    rounds::each_seed("sender whose replies are random bytes", 32, |seed| {
+        let mut random = Random::new(seed);
         let (tx, peer) = sender_and_peer(&Options::new());
         let mut bytes = vec![0; 64 * 1024];
         random.fill(&mut bytes);
@@ -292,7 +298,7 @@ fn random_replies_end_in_a_typed_error() {
         assert!(matches!(error, TryRecvError::PeerViolation(_)));
         drop(tx);
         writer.join().unwrap();
-    }
+    });
 }
 
 #[test]
@@ -304,8 +310,10 @@ fn descriptors_attached_to_data_do_not_stay_open() {
             let bytes = [IoSlice::new(bytes)];
             sendmsg::<()>(peer.as_raw_fd(), &bytes, &rights, MsgFlags::empty(), None).unwrap();
         };
-        let (mut rx, peer) = receiver_and_peer(&Options::new());
-        let (tx, reply_peer) = sender_and_peer(&Options::new());
+        // What this side makes refuses descriptors, so the peer makes these.
+        let [(near, peer), (far, reply_peer)] = [(); 2].map(|()| UnixStream::pair().unwrap());
+        let mut rx = Rx::from_socket(near.into(), Format::ACPI_NOTIFY_V1).unwrap();
+        let tx = Tx::from_socket(far.into(), Format::ACPI_NOTIFY_V1, 64).unwrap();
         let before = open_descriptors();
         for number in 0..20 {
             attach(&peer, &wire(number));

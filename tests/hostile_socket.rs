@@ -1,6 +1,8 @@
 //! A peer that turns every knob of the socket: no call waits, no record tears, no signal, no silence.
 
 mod common;
+#[path = "common/rounds.rs"]
+mod rounds;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -147,38 +149,42 @@ fn cut_record_is_not_drained_before_its_rest_was_read() {
     tx.wait_drained(Some(SOON)).unwrap();
 }
 
+/// Records sent while the buffer changes.
+const COUNT: usize = 20_000;
+
 #[test]
 fn send_buffer_that_changes_all_the_time_loses_and_tears_nothing() {
-    const COUNT: usize = 20_000;
-    let (tx, mut rx) = common::socket(&Options::new());
-    let sender = thread::spawn(move || {
-        let ours = shared(&tx);
-        let records = vec![notify(0x80, 0); 256];
-        let mut sent = 0;
-        for round in 0.. {
-            setsockopt(&ours, SndBuf, &[1_000, 2_600, 3_100, 120_000][round % 4]).unwrap();
-            match tx.send_batch(&records[..256.min(COUNT - sent)]) {
-                Ok(count) => sent += count,
-                Err(TrySendError::Full(())) => thread::yield_now(),
-                Err(error) => panic!("{error:?}"),
+    rounds::each_seed("sender whose buffer changes", 1, |_| {
+        let (tx, mut rx) = common::socket(&Options::new());
+        let sender = thread::spawn(move || {
+            let ours = shared(&tx);
+            let records = vec![notify(0x80, 0); 256];
+            let mut sent = 0;
+            for round in 0.. {
+                setsockopt(&ours, SndBuf, &[1_000, 2_600, 3_100, 120_000][round % 4]).unwrap();
+                match tx.send_batch(&records[..256.min(COUNT - sent)]) {
+                    Ok(count) => sent += count,
+                    Err(TrySendError::Full(())) => thread::yield_now(),
+                    Err(error) => panic!("{error:?}"),
+                }
+                if sent == COUNT {
+                    break;
+                }
             }
-            if sent == COUNT {
-                break;
+            // What the kernel did not take yet of the last record.
+            while let Err(TrySendError::Full(())) = tx.flush() {
+                thread::yield_now();
+            }
+        });
+        for number in 0..COUNT {
+            match rx.recv_timeout(SOON).unwrap() {
+                Received::Record { lost: 0, sequence, .. } => assert_eq!(sequence.get() as usize, number),
+                other => panic!("{other:?}"),
             }
         }
-        // What the kernel did not take yet of the last record.
-        while let Err(TrySendError::Full(())) = tx.flush() {
-            thread::yield_now();
-        }
+        assert!(matches!(rx.recv_timeout(SOON), Err(TryRecvError::Closed)));
+        sender.join().unwrap();
     });
-    for number in 0..COUNT {
-        match rx.recv_timeout(SOON).unwrap() {
-            Received::Record { lost: 0, sequence, .. } => assert_eq!(sequence.get() as usize, number),
-            other => panic!("{other:?}"),
-        }
-    }
-    assert!(matches!(rx.recv_timeout(SOON), Err(TryRecvError::Closed)));
-    sender.join().unwrap();
 }
 
 /// Whether a SIGPIPE waits for this thread, which blocks it: a blocked signal is kept even if ignored.

@@ -12,6 +12,8 @@ mod kept;
 mod peer;
 #[path = "fault_model/random.rs"]
 mod random;
+#[path = "common/rounds.rs"]
+mod rounds;
 #[path = "request_model/sample.rs"]
 mod sample;
 
@@ -45,30 +47,28 @@ impl Decisions for Limited {
     }
 }
 
-fn each_seed(run: impl Fn(Limited)) {
-    for seed in 0..600 {
-        run(Limited(Random::new(seed), 600));
-    }
+fn each_seed(what: &str, run: impl Fn(Limited)) {
+    rounds::each_seed(what, 600, |seed| run(Limited(Random::new(seed), 600)));
 }
 
 #[test]
 fn pci_errors_of_a_random_reporter_are_received_and_refused_as_the_model_says() {
-    each_seed(hostile_reporter::run::<PciError>);
-    each_seed(hostile_reporter::run::<PciErrorV2>);
+    each_seed("responder of PCI errors", hostile_reporter::run::<PciError>);
+    each_seed("responder of PCI errors, v2", hostile_reporter::run::<PciErrorV2>);
 }
 
 #[test]
 fn requests_of_a_random_reporter_are_received_and_refused_as_the_model_says() {
-    each_seed(hostile_reporter::run::<DeviceRequest>);
+    each_seed("responder of device requests", hostile_reporter::run::<DeviceRequest>);
 }
 
 #[test]
 fn pci_errors_complete_once_whatever_a_random_responder_answers() {
-    each_seed(hostile_responder::run::<PciError>);
-    each_seed(hostile_responder::run::<PciErrorV2>);
+    each_seed("reporter of PCI errors", hostile_responder::run::<PciError>);
+    each_seed("reporter of PCI errors, v2", hostile_responder::run::<PciErrorV2>);
 }
 
 #[test]
 fn requests_complete_once_whatever_a_random_responder_answers() {
-    each_seed(hostile_responder::run::<DeviceRequest>);
+    each_seed("reporter of device requests", hostile_responder::run::<DeviceRequest>);
 }

@@ -12,8 +12,8 @@ use common::request::*;
 use common::{SOON, in_own_process, open_descriptors, readable, soon, until};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt::SndBuf};
-use recordfd::request::{Ack, Cause, Next, Notice, Options, RespondError, Responder};
-use recordfd::uapi::{DeviceAck, DeviceRequest, Event, EventFlags, PciError, Record, RecordError};
+use recordfd::request::{Ack, Cause, Next, Notice, Options, Reporter, RespondError, Responder};
+use recordfd::uapi::{DeviceAck, DeviceRequest, Event, EventFlags, Format, PciError, Record, RecordError};
 use recordfd::{TryRecvError, Violation};
 
 const NONE: EventFlags = EventFlags::empty();
@@ -222,13 +222,8 @@ fn responder_that_takes_over_goes_on_with_what_was_left_open() {
     let cookies = [(); 2].map(|()| receive(&mut first).into_cookie());
     let socket = std::os::fd::AsFd::as_fd(&first).try_clone_to_owned().unwrap();
     drop(first);
-    let mut second = Responder::<DeviceRequest>::resume_socket(
-        socket,
-        recordfd::uapi::Format::DEVICE_REQUEST_V1,
-        4,
-        &cookies,
-    )
-    .unwrap();
+    let mut second =
+        Responder::<DeviceRequest>::resume_socket(socket, Format::DEVICE_REQUEST_V1, 4, &cookies).unwrap();
     peer.write_all(&stream(2, &[of(2).asked(3), of(9).asked(1), of(3)])).unwrap();
     assert_eq!(receive(&mut second).into_cookie(), 3);
     assert_eq!(second.next_notice(), Some(Notice::Repeated { cookie: 2, count: 3 }));
@@ -324,8 +319,11 @@ fn responder_that_never_reads_holds_up_reports_and_nothing_else() {
 fn descriptors_attached_to_requests_and_answers_do_not_stay_open() {
     in_own_process("descriptors_attached_to_requests_and_answers_do_not_stay_open", || {
         use std::io::IoSlice;
-        let (mut responder, peer) = responder_and_writer::<DeviceRequest>(64);
-        let (reporter, answering) = reporter_and_peer::<DeviceRequest>(&Options::new());
+        // What this side makes refuses descriptors, so the peer makes these.
+        let [(near, peer), (far, answering)] = [(); 2].map(|()| UnixStream::pair().unwrap());
+        let format = Format::DEVICE_REQUEST_V1;
+        let mut responder = Responder::<DeviceRequest>::from_socket(near.into(), format, 64).unwrap();
+        let reporter = Reporter::<DeviceRequest>::from_socket(far.into(), format, &Options::new()).unwrap();
         let before = open_descriptors();
         let attach = |socket: c_int, bytes: &[u8]| {
             let numbers = [0; 100];

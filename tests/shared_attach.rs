@@ -287,7 +287,7 @@ fn what_is_no_end_of_a_shared_channel_is_refused_and_leaves_no_descriptor() {
         let before = open_descriptors();
         let attach = |descriptor: OwnedFd| Rx::from_shared(descriptor).unwrap_err();
         let error = attach(File::open("/dev/null").unwrap().into());
-        assert!(matches!(error, Error::NotASocket(_)), "{error:?}");
+        assert!(matches!(error, Error::NotAUnixStream(_)), "{error:?}");
         assert_eq!(error.errno(), 88);
         // That of a socket channel is none.
         let (tx, end) = event::socket::<AcpiNotify>(&options()).unwrap();

@@ -7,13 +7,15 @@ mod ring_ends;
 #[path = "common/ring_peer.rs"]
 mod ring_peer;
 
+use std::os::unix::fs::MetadataExt;
+
 use common::*;
 use nix::errno::Errno;
 use nix::unistd::ftruncate;
 use recordfd::event::{self, Received, Receiver};
 use recordfd::uapi::{AcpiOst, Le64, Record, Smmuv3Event};
 use recordfd::{DrainError, Options, TryRecvError, TrySendError, Violation};
-use ring_ends::{RECEIVERS, SENDERS, violation};
+use ring_ends::{RECEIVERS, REPORTERS, RESPONDERS, SENDERS, violation};
 use ring_peer::{LOSS, RingPeer, Word};
 
 const INDEX: Violation = Violation::RingIndex;
@@ -209,6 +211,18 @@ fn replies_of_a_format_that_has_none_are_a_violation() {
     peer.produced.set(Word::Tail, 1);
     assert_eq!(violation(tx.try_recv_reply()), INDEX);
     assert!(matches!(send(&mut tx), Err(TrySendError::Closed(_))));
+}
+
+#[test]
+fn memory_of_a_new_channel_has_all_its_pages() {
+    for depth in [1, 64, 1 << 16] {
+        let peers =
+            [SENDERS[0](depth).1, RECEIVERS[0](depth).1, REPORTERS[0](depth).1, RESPONDERS[0](depth).1];
+        for peer in peers {
+            let (reserved, size) = (peer.memory().metadata().unwrap().blocks() * 512, peer.offer.map_size);
+            assert!(reserved >= size, "{reserved} bytes of {size} are there");
+        }
+    }
 }
 
 #[test]

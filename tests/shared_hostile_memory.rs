@@ -13,10 +13,10 @@ use common::fault::*;
 use common::*;
 use recordfd::TryRecvError;
 use recordfd::event::Received;
-use recordfd::fault::FaultCompletion;
-use recordfd::uapi::{AcpiOst, PgFault};
+use recordfd::fault::{FaultCompletion, FaultReporter, FaultResponder, Options};
+use recordfd::uapi::{AcpiOst, Format, PgFault};
 use ring_ends::{RECEIVERS, REPORTERS, RESPONDERS, SENDERS};
-use ring_peer::{LOSS, RingPeer, Word};
+use ring_peer::{LOSS, RingPeer, Word, good_offer};
 
 const DEPTH: u32 = 8;
 const ROUNDS: u32 = 2000;
@@ -129,5 +129,21 @@ fn responder_takes_no_memory_for_groups_that_it_does_not_answer() {
             peer.take_record();
         }
         assert_eq!(responder.open_cookies().len(), kept.len());
+    }
+}
+
+#[test]
+fn largest_depth_that_can_be_offered_takes_bounded_memory() {
+    const LARGEST: u32 = 1 << 20;
+    const MOST: u64 = 128 << 20;
+    for format in [Format::IOMMU_PGFAULT_V1, Format::IOMMU_PGFAULT_V2] {
+        let (_peer, end) = RingPeer::make(&good_offer(format, false, LARGEST, LARGEST));
+        let heap = allocation_counter::measure(|| drop(FaultResponder::from_shared(end).unwrap()));
+        assert!(heap.bytes_max <= MOST, "{format}, responder: {} bytes", heap.bytes_max);
+        let (_peer, end) = RingPeer::make(&good_offer(format, true, LARGEST, LARGEST));
+        // The depth is that of the offer.
+        let options = Options::new().depth(8);
+        let heap = allocation_counter::measure(|| drop(FaultReporter::from_shared(end, &options).unwrap()));
+        assert!(heap.bytes_max <= MOST, "{format}, reporter: {} bytes", heap.bytes_max);
     }
 }

@@ -4,6 +4,8 @@
 mod common;
 #[path = "common/ring_peer.rs"]
 mod ring_peer;
+#[path = "common/rounds.rs"]
+mod rounds;
 
 use std::fmt::Debug;
 use std::fs::File;
@@ -15,7 +17,6 @@ use common::*;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, SealFlag, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::Mode;
 use nix::unistd::{ftruncate, pipe};
 use recordfd::event::{Receiver, SoleSender};
@@ -237,7 +238,7 @@ fn end_without_a_whole_offer_is_none_to_attach() {
     assert!(until(|| !matches!(attach_sender(far.try_clone().unwrap().into()), Err(Error::AlreadyAttached))));
     assert!(matches!(attach_sender(far.into()), Err(Error::Closed)));
     for not_a_socket in [memory, pipe().unwrap().0, File::open("/dev/zero").unwrap().into()] {
-        assert!(matches!(attach_reporter(not_a_socket), Err(Error::NotASocket(_))));
+        assert!(matches!(attach_reporter(not_a_socket), Err(Error::NotAUnixStream(_))));
     }
 }
 
@@ -406,26 +407,6 @@ fn memory_of_huge_pages_is_refused_whatever_is_said_of_its_size() {
 }
 
 #[test]
-fn sockets_that_are_no_streams_attach_or_are_refused() {
-    let offer = good();
-    for kind in [SockType::SeqPacket, SockType::Datagram] {
-        let memory = sealed_memory(offer.map_size);
-        let (near, far) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
-        send_with(&near, offer.as_bytes(), &[memory.as_raw_fd()]);
-        // An empty packet is a wake-up for nothing, or the end.
-        send_with(&near, &[], &[]);
-        let mut rx = attach_receiver(far).unwrap();
-        let received = rx.try_recv();
-        let stray = TryRecvError::PeerViolation(Violation::StrayToken);
-        assert!(
-            matches!(received, Err(TryRecvError::Closed))
-                || matches!(&received, Err(error) if error.errno() == stray.errno()),
-            "{received:?}"
-        );
-    }
-}
-
-#[test]
 fn nothing_that_was_refused_stays_open() {
     in_own_process("nothing_that_was_refused_stays_open", || {
         let memory = sealed_memory(good().map_size);
@@ -479,15 +460,15 @@ fn is_good(offer: &Offer, size: u64) -> bool {
 
 #[test]
 fn random_offers_are_taken_exactly_if_they_keep_the_rules() {
-    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut below = |bound: u64| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        (random >> 16) % bound
-    };
     let (mut taken, mut refused) = (0, 0);
-    for number in 0..4000 {
+    let rounds = rounds::each_seed("offers", 4000, |seed| {
+        let mut random = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut below = |bound: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random >> 16) % bound
+        };
         let mut bytes = good().as_bytes().to_vec();
         for _ in 0..below(3) {
             // A field of a power of two, near the old one, or of any bytes.
@@ -511,13 +492,13 @@ fn random_offers_are_taken_exactly_if_they_keep_the_rules() {
         let (_near, far) = holding(&bytes, &[memory.as_raw_fd()]);
         let attached = attach_receiver(far);
         let expected = is_good(&offer, good().map_size);
-        assert_eq!(attached.is_ok(), expected, "number {number}: {offer:?}: {attached:?}");
+        assert_eq!(attached.is_ok(), expected, "{offer:?}: {attached:?}");
         *(if expected { &mut taken } else { &mut refused }) += 1;
         if let Ok(mut rx) = attached {
             // It uses no more than what was said.
             let received = rx.try_recv();
             assert!(matches!(received, Err(TryRecvError::Empty)), "{received:?}");
         }
-    }
-    assert!(taken > 1000 && refused > 1000, "{taken} taken, {refused} refused");
+    });
+    assert!(rounds.is_none() || taken > 1000 && refused > 1000, "{taken} taken, {refused} refused");
 }

@@ -8,38 +8,23 @@ mod random;
 mod ring_machine;
 #[path = "common/ring_peer.rs"]
 mod ring_peer;
-
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::time::{Duration, Instant};
+#[path = "common/rounds.rs"]
+mod rounds;
 
 use random::Random;
 use ring_machine::Role;
 
-/// How long each end is tried.
-const LONG: Duration = Duration::from_secs(2);
-/// How often, at least.
-const FEWEST: u64 = 200;
+/// How many peers each end has, at least.
+const FEWEST: u64 = 400;
 /// Steps of a run, at most.
 const STEPS: u32 = 120;
 
 fn against_random_peers(role: Role) {
-    // RECORDFD_SEED=number runs one of them again.
-    let seed = std::env::var("RECORDFD_SEED").ok().map(|seed| seed.parse().unwrap());
-    let (began, mut runs, mut steps) = (Instant::now(), 0, 0);
-    while began.elapsed() < LONG || runs < FEWEST {
-        let seed = seed.unwrap_or(runs);
-        let run = || ring_machine::run(role, Random::new(seed), |_, step| step < STEPS);
-        match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(count) => steps += u64::from(count),
-            Err(panic) => {
-                eprintln!("RECORDFD_SEED={seed}, {role:?}");
-                resume_unwind(panic);
-            }
-        }
-        runs += 1;
-    }
-    eprintln!("{role:?}: {runs} runs, {steps} steps");
-    assert!(steps > 50 * runs, "{runs} runs of {steps} steps show little");
+    let mut steps = 0;
+    let runs = rounds::each_seed(&format!("{role:?} of a shared channel"), FEWEST, |seed| {
+        steps += u64::from(ring_machine::run(role, Random::new(seed), |_, step| step < STEPS));
+    });
+    assert!(runs.is_none_or(|runs| steps > 50 * runs), "{runs:?} runs of {steps} steps show little");
 }
 
 #[test]

@@ -3,20 +3,24 @@
 mod common;
 
 use std::fs::File;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
 
 use common::*;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socket, socketpair};
-use recordfd::event::{self, Receiver, Sender};
-use recordfd::uapi::{AcpiNotify, Format, Smmuv3Event};
-use recordfd::{Error, Options, Overflow, TryRecvError, TrySendError, Violation, fd};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket, socketpair};
+use recordfd::event::{self, Receiver, Sender, SoleSender};
+use recordfd::fault::{self, FaultReporter, FaultResponder};
+use recordfd::request::{self, Reporter, Responder};
+use recordfd::uapi::{AcpiNotify, Format, PciError, Smmuv3Event};
+use recordfd::{Error, Options, Overflow, TryRecvError, TrySendError, fd};
 
-const EPROTO: i32 = 71;
 const EINVAL: i32 = 22;
 const ENOTSOCK: i32 = 88;
+const EPROTOTYPE: i32 = 91;
+const ENOTCONN: i32 = 107;
 const EOPNOTSUPP: i32 = 95;
 
 /// Fails unless the error has this errno and this text, and its sources are one line each.
@@ -31,29 +35,108 @@ fn assert_says(error: &Error, errno: i32, text: &str) {
     }
 }
 
-/// What attaching `descriptor` as either end says.
-fn attach(descriptor: impl Into<OwnedFd>) -> [Error; 2] {
+/// What attaching `descriptor` in every way says.
+fn attach(descriptor: impl Into<OwnedFd>) -> [Error; 10] {
     let descriptor = descriptor.into();
-    let other = descriptor.try_clone().unwrap();
+    let copy = || descriptor.try_clone().unwrap();
+    let (notify, fault, pci) = (Format::ACPI_NOTIFY_V1, Format::IOMMU_PGFAULT_V1, Format::PCI_ERROR_V1);
+    let (faults, requests) = (fault::Options::new(), request::Options::new());
     [
-        Receiver::<AcpiNotify>::from_socket(descriptor, Format::ACPI_NOTIFY_V1).unwrap_err(),
-        Sender::<AcpiNotify>::from_socket(other, Format::ACPI_NOTIFY_V1, 64).unwrap_err(),
+        Receiver::<AcpiNotify>::from_socket(copy(), notify).unwrap_err(),
+        Sender::<AcpiNotify>::from_socket(copy(), notify, 64).unwrap_err(),
+        Receiver::<AcpiNotify>::from_shared(copy()).unwrap_err(),
+        SoleSender::<AcpiNotify>::from_shared(copy()).unwrap_err(),
+        FaultReporter::from_socket(copy(), fault, &faults).unwrap_err(),
+        FaultResponder::from_socket(copy(), fault, 64).unwrap_err(),
+        FaultReporter::from_shared(copy(), &faults).unwrap_err(),
+        FaultResponder::from_shared(copy()).unwrap_err(),
+        Reporter::<PciError>::from_socket(copy(), pci, &requests).unwrap_err(),
+        Responder::<PciError>::from_socket(copy(), pci, 64).unwrap_err(),
     ]
 }
 
+/// A new socket that is connected to nobody; None, and a line that says so, where there is no such socket.
+fn unconnected(family: AddressFamily, kind: SockType) -> Option<OwnedFd> {
+    let made = socket(family, kind, SockFlag::SOCK_CLOEXEC, None);
+    made.inspect_err(|errno| eprintln!("skipped: {kind:?} of {family:?}: {errno}")).ok()
+}
+
+/// Two UDP sockets that are connected to each other.
+fn udp(address: &str) -> Option<(OwnedFd, OwnedFd)> {
+    let made = UdpSocket::bind((address, 0)).and_then(|near| Ok((near, UdpSocket::bind((address, 0))?)));
+    let (near, far) = made.inspect_err(|error| eprintln!("skipped: UDP at {address}: {error}")).ok()?;
+    near.connect(far.local_addr().unwrap()).unwrap();
+    far.connect(near.local_addr().unwrap()).unwrap();
+    Some((near.into(), far.into()))
+}
+
+/// Two TCP sockets that are connected to each other.
+fn tcp() -> (OwnedFd, OwnedFd) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (near.into(), listener.accept().unwrap().0.into())
+}
+
 #[test]
-fn what_is_no_socket_is_refused() {
-    let (read, write) = nix::unistd::pipe().unwrap();
-    let descriptors: [OwnedFd; 5] = [
-        File::open(std::env::current_exe().unwrap()).unwrap().into(),
-        File::open("/dev/null").unwrap().into(),
-        EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap().into(),
-        read,
-        write,
+fn only_connected_unix_streams_are_channels_and_nothing_is_sent_to_find_out() {
+    let path = std::env::temp_dir().join(format!("recordfd-wrong-{}", std::process::id()));
+    let listening = UnixListener::bind(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let (reading, writing) = nix::unistd::pipe().unwrap();
+    let pair = |kind| socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
+    let connected = [
+        Some(tcp()),
+        udp("127.0.0.1"),
+        udp("::1"),
+        Some(pair(SockType::Datagram)),
+        Some(pair(SockType::SeqPacket)),
     ];
-    for error in descriptors.into_iter().flat_map(attach) {
-        assert!(matches!(error, Error::NotASocket(_)), "{error:?}");
-        assert_says(&error, ENOTSOCK, "the descriptor is not a socket");
+    let alone = [
+        (ENOTSOCK, Some(File::open(std::env::current_exe().unwrap()).unwrap().into())),
+        (ENOTSOCK, Some(File::open("/dev/null").unwrap().into())),
+        (ENOTSOCK, Some(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap().into())),
+        (ENOTSOCK, Some(reading)),
+        (ENOTSOCK, Some(writing)),
+        (ENOTCONN, Some(listening.into())),
+        (ENOTCONN, unconnected(AddressFamily::Unix, SockType::Stream)),
+        (EPROTOTYPE, Some(TcpListener::bind(("127.0.0.1", 0)).unwrap().into())),
+        (EPROTOTYPE, unconnected(AddressFamily::Inet, SockType::Stream)),
+        (EPROTOTYPE, unconnected(AddressFamily::Inet6, SockType::Datagram)),
+        (EPROTOTYPE, unconnected(AddressFamily::Unix, SockType::Datagram)),
+        (EPROTOTYPE, unconnected(AddressFamily::Unix, SockType::SeqPacket)),
+        (EPROTOTYPE, unconnected(AddressFamily::Netlink, SockType::Raw)),
+        (EPROTOTYPE, unconnected(AddressFamily::Packet, SockType::Raw)),
+        (EPROTOTYPE, unconnected(AddressFamily::Packet, SockType::Datagram)),
+        (EPROTOTYPE, unconnected(AddressFamily::Vsock, SockType::Stream)),
+        (EPROTOTYPE, unconnected(AddressFamily::Vsock, SockType::Datagram)),
+    ];
+    let refuse = |errno: i32, descriptor: OwnedFd| {
+        let description = std::fs::read_link(format!("/proc/self/fd/{}", descriptor.as_raw_fd())).unwrap();
+        let began = Instant::now();
+        for (which, error) in attach(descriptor).into_iter().enumerate() {
+            assert!(matches!(error, Error::NotAUnixStream(_)), "{which} of {description:?}: {error:?}");
+            assert_says(&error, errno, "the descriptor is not a connected Unix stream socket");
+        }
+        assert!(began.elapsed() < Duration::from_secs(2), "{description:?} made it wait");
+    };
+    for (errno, descriptor) in alone {
+        if let Some(descriptor) = descriptor {
+            refuse(errno, descriptor);
+        }
+    }
+    for (near, far) in connected.into_iter().flatten() {
+        // Also while no byte more can be sent.
+        for is_full in [false, true] {
+            if is_full {
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                for socket in [&near, &far] {
+                    // One of UDP is never full.
+                    (0..2000).find(|_| send(socket.as_raw_fd(), &[0; 4096], flags).is_err());
+                }
+            }
+            refuse(EPROTOTYPE, near.try_clone().unwrap());
+            assert!(is_full || !readable(&far), "something was sent");
+        }
     }
 }
 
@@ -64,20 +147,6 @@ fn refused_descriptor_is_closed() {
         attach(File::open("/dev/null").unwrap());
         assert_eq!(open_descriptors(), before);
     });
-}
-
-#[test]
-fn socket_that_is_connected_to_nobody_is_refused() {
-    let path = std::env::temp_dir().join(format!("recordfd-wrong-{}", std::process::id()));
-    let listening = UnixListener::bind(&path).unwrap();
-    std::fs::remove_file(&path).unwrap();
-    let unconnected = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
-    for error in attach(listening).into_iter().chain(attach(unconnected)) {
-        assert!(matches!(error, Error::Os { call: "recvmsg", .. }), "{error:?}");
-        assert_says(&error, EINVAL, "recvmsg failed");
-    }
-    let error = attach(TcpListener::bind(("127.0.0.1", 0)).unwrap());
-    assert!(error.iter().all(|error| matches!(error, Error::Os { .. })), "{error:?}");
 }
 
 #[test]
@@ -197,25 +266,8 @@ fn standard_input_is_taken_once_and_closed_with_the_end() {
         nix::unistd::dup2_stdin(far).unwrap();
         let taken = fd::take_stdin().unwrap();
         let again = Rx::from_socket(fd::take_stdin().unwrap(), Format::ACPI_NOTIFY_V1);
-        assert!(matches!(again, Err(Error::NotASocket(_))));
+        assert!(matches!(again, Err(Error::NotAUnixStream(_))));
         drop(taken);
         assert_eq!(std::io::Read::read(&mut &near, &mut [0; 8]).unwrap(), 0, "hung up");
     });
-}
-
-#[test]
-fn message_socket_is_found_out_before_records_are_lost() {
-    for kind in [SockType::SeqPacket, SockType::Datagram] {
-        let (near, far) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
-        let mut rx = Rx::from_socket(far, Format::ACPI_NOTIFY_V1).unwrap();
-        let message: Vec<u8> = (0..4).flat_map(wire).collect();
-        let sent = nix::sys::socket::send(near.as_raw_fd(), &message, MsgFlags::empty());
-        assert_eq!(sent.unwrap(), message.len());
-        match rx.try_recv() {
-            Err(error @ TryRecvError::PeerViolation(Violation::NotAStream)) => {
-                assert_eq!(error.errno(), EPROTO);
-            }
-            other => panic!("{other:?}"),
-        }
-    }
 }

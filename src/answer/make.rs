@@ -76,7 +76,7 @@ impl Plan {
 
     /// The reporter's socket, the responder's, and how many groups there is room for.
     fn sockets<A: MustAnswer>(&self) -> Result<(OwnedFd, OwnedFd, u32), Error> {
-        let (reporter, responder) = socket::pair()?;
+        let (reporter, responder) = socket::pair(None)?;
         let records = if self.headed {
             socket::set_depth::<Event<A>>(&reporter, self.depth)?
         } else {

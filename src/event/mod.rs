@@ -244,7 +244,7 @@ pub fn channel<R: EventRecord>(options: &Options) -> Result<(Sender<R>, Receiver
 /// ```
 pub fn socket<R: EventRecord>(options: &Options) -> Result<(Sender<R>, UnattachedEnd), Error> {
     options.check_for_processes()?;
-    let (near, far) = carrier::pair()?;
+    let (near, far) = carrier::pair(None)?;
     let depth = carrier::set_depth::<R::Wire>(&near, options.depth)?;
     carrier::set_depth::<R::Reply>(&far, options.reply_depth)?;
     let near = Remote::Socket(Arc::new(near));
@@ -277,7 +277,7 @@ pub fn socket<R: EventRecord>(options: &Options) -> Result<(Sender<R>, Unattache
 /// ```
 pub fn socket_receiver<R: EventRecord>(options: &Options) -> Result<(Receiver<R>, UnattachedEnd), Error> {
     options.check_for_processes()?;
-    let (near, far) = carrier::pair()?;
+    let (near, far) = carrier::pair(None)?;
     let depth = carrier::set_depth::<R::Wire>(&far, options.depth)?;
     let reply_depth = carrier::set_depth::<R::Reply>(&near, options.reply_depth)?;
     let near = Remote::Socket(Arc::new(near));

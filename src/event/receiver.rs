@@ -106,6 +106,9 @@ impl<R: EventRecord> Receiver<R> {
     /// Attaches the receiver's end of a channel that another process has made, on whatever transport, as its first
     /// reader.
     ///
+    /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
+    /// (SECURITY.md). The side that must not be stopped makes the channel.
+    ///
     /// # Errors
     ///
     /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared).
@@ -119,12 +122,15 @@ impl<R: EventRecord> Receiver<R> {
 
     /// Attaches the receiver's end of a channel that another process has made, as its first reader.
     ///
-    /// `format` is what the maker told; nothing is guessed from the descriptor. Calls fcntl(2)
-    /// and recvmsg(2) only.
+    /// `format` is what the maker told; nothing is guessed from the descriptor. Calls sendmsg(2),
+    /// recvmsg(2) and fcntl(2) only.
+    ///
+    /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
+    /// (SECURITY.md). The side that must not be stopped makes the channel.
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `R` is not of `format`, [`Error::NotASocket`], [`Error::Os`].
+    /// [`Error::Format`] when `R` is not of `format`, [`Error::NotAUnixStream`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format) -> Result<Self, Error> {
         let remote = adopt::<R>(socket, format)?;
         Ok(Self::new(remote.rx(), Tx::Remote(remote.tx(u32::MAX)), Duration::ZERO))
@@ -134,14 +140,17 @@ impl<R: EventRecord> Receiver<R> {
     /// [`event::shared`](super::shared).
     ///
     /// Format, depth and memory are what the end itself says; all of it is checked, and nothing is read from the
-    /// shared memory again that was checked. Never waits. Calls recvmsg(2), fcntl(2), lseek(2), mmap(2),
-    /// close(2) and getpid(2) only.
+    /// shared memory again that was checked. Waits for no message. Calls sendmsg(2), recvmsg(2), fcntl(2),
+    /// lseek(2), mmap(2), close(2) and getpid(2) only.
+    ///
+    /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
+    /// (SECURITY.md). The side that must not be stopped makes the channel.
     ///
     /// # Errors
     ///
     /// [`Error::Format`] when `R` is not of the channel's format, [`Error::WrongEnd`] for a sender's end,
     /// [`Error::AlreadyAttached`], [`Error::Closed`], [`Error::Offer`] and [`Error::BadOffer`] for what cannot be
-    /// trusted, [`Error::NoDescriptor`], [`Error::DescriptorsCutOff`], [`Error::NotASocket`], [`Error::Os`].
+    /// trusted, [`Error::NoDescriptor`], [`Error::DescriptorsCutOff`], [`Error::NotAUnixStream`], [`Error::Os`].
     pub fn from_shared(socket: OwnedFd) -> Result<Self, Error> {
         let (port, ..) = shared::attach(socket, false, check_format::<R>)?;
         let remote = Remote::Shared(port);

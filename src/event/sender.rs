@@ -52,6 +52,9 @@ impl<R: EventRecord> Sender<R> {
     /// Attaches the sender's end of a channel that another process has made, on whatever transport, with the depth that
     /// its maker told.
     ///
+    /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
+    /// (SECURITY.md). The side that must not be stopped makes the channel.
+    ///
     /// # Errors
     ///
     /// As [`from_socket`](Self::from_socket) and [`SoleSender::from_shared`].
@@ -81,11 +84,14 @@ impl<R: EventRecord> Sender<R> {
     ///
     /// `format` and `depth` are what the maker told ([`UnattachedEnd::info`](crate::UnattachedEnd::info)).
     /// The depth keeps one write of the maker's send buffer free for a notice of loss; told too high, a
-    /// loss at the very end of the stream may go unreported. Calls fcntl(2), recvmsg(2) and getpid(2) only.
+    /// loss at the very end of the stream may go unreported. Calls sendmsg(2), recvmsg(2), fcntl(2) and getpid(2) only.
+    ///
+    /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
+    /// (SECURITY.md). The side that must not be stopped makes the channel.
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `R` is not of `format`, [`Error::NotASocket`], [`Error::Os`].
+    /// [`Error::Format`] when `R` is not of `format`, [`Error::NotAUnixStream`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Error> {
         let remote = adopt::<R>(socket, format)?;
         Ok(Self::new(Tx::Remote(remote.tx(depth.max(1))), remote.rx(), Overflow::DropNewest))

@@ -33,7 +33,10 @@ impl<R: EventRecord> SoleSender<R> {
     /// Attaches the sender's end of a channel in shared memory that another process has made with
     /// [`event::shared_receiver`](super::shared_receiver).
     ///
-    /// Never waits. Calls recvmsg(2), fcntl(2), lseek(2), mmap(2), close(2) and getpid(2) only.
+    /// Waits for no message. Calls sendmsg(2), recvmsg(2), fcntl(2), lseek(2), mmap(2), close(2) and getpid(2) only.
+    ///
+    /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
+    /// (SECURITY.md). The side that must not be stopped makes the channel.
     ///
     /// # Errors
     ///

@@ -53,6 +53,9 @@ impl FaultResponder {
     /// and depth that its maker told. Room for as many groups is set aside: look at [`UnattachedEnd::info`] first if the
     /// maker is not trusted.
     ///
+    /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
+    /// (SECURITY.md). The side that must not be stopped makes the channel.
+    ///
     /// # Errors
     ///
     /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared).
@@ -69,12 +72,15 @@ impl FaultResponder {
     /// `format` and `depth` are what the maker told
     /// ([`UnattachedEnd::info`](crate::UnattachedEnd::info)); a reporter that has more groups open than
     /// `depth` is taken for a hostile one. Room for `depth` groups is set aside: bound what a maker that is
-    /// not trusted tells. Calls fcntl(2), recvmsg(2) and getpid(2) only.
+    /// not trusted tells. Calls sendmsg(2), recvmsg(2), fcntl(2) and getpid(2) only.
+    ///
+    /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
+    /// (SECURITY.md). The side that must not be stopped makes the channel.
     ///
     /// # Errors
     ///
     /// [`Error::Format`] when `format` is none of page faults, [`Error::Option`] for a depth out of
-    /// range, [`Error::NotASocket`], [`Error::Os`].
+    /// range, [`Error::NotAUnixStream`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Error> {
         let headed = headed(format)?;
         check_depth("depth", depth)?;
@@ -85,8 +91,11 @@ impl FaultResponder {
     /// Attaches the responder's end of a channel in shared memory that another process has made with
     /// [`fault::shared`](super::shared).
     ///
-    /// Format and depth are what the end itself says; all that is told is checked. Never waits. Calls recvmsg(2),
-    /// fcntl(2), lseek(2), mmap(2), close(2) and getpid(2) only.
+    /// Format and depth are what the end itself says; all that is told is checked. Waits for no message. Calls
+    /// sendmsg(2), recvmsg(2), fcntl(2), lseek(2), mmap(2), close(2) and getpid(2) only.
+    ///
+    /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
+    /// (SECURITY.md). The side that must not be stopped makes the channel.
     ///
     /// # Errors
     ///

@@ -91,6 +91,9 @@ impl<R: Request> Reporter<R> {
     /// that its maker told; the other options are the caller's. Room for as many requests is set aside: look at
     /// [`UnattachedEnd::info`] first if the maker is not trusted.
     ///
+    /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
+    /// (SECURITY.md). The side that must not be stopped makes the channel.
+    ///
     /// # Errors
     ///
     /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared).
@@ -106,11 +109,14 @@ impl<R: Request> Reporter<R> {
     ///
     /// `format` is what the maker told, and the options' depth must be what it told
     /// ([`UnattachedEnd::info`](crate::UnattachedEnd::info)); the other options are the caller's. Calls
-    /// fcntl(2), recvmsg(2) and getpid(2) only.
+    /// sendmsg(2), recvmsg(2), fcntl(2) and getpid(2) only.
+    ///
+    /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
+    /// (SECURITY.md). The side that must not be stopped makes the channel.
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `R` is not of `format`, [`Error::Option`], [`Error::NotASocket`], [`Error::Os`].
+    /// [`Error::Format`] when `R` is not of `format`, [`Error::Option`], [`Error::NotAUnixStream`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format, options: &Options) -> Result<Self, Error> {
         check_format::<R>(format)?;
         options.check()?;
@@ -122,8 +128,11 @@ impl<R: Request> Reporter<R> {
     /// [`request::shared_responder`](super::shared_responder).
     ///
     /// The depth is what the end itself says, whatever the options'; the other options are the caller's.
-    /// Everything that is told is checked. Never waits. Calls recvmsg(2), fcntl(2), lseek(2), mmap(2), close(2)
-    /// and getpid(2) only.
+    /// Everything that is told is checked. Waits for no message. Calls sendmsg(2), recvmsg(2), fcntl(2), lseek(2),
+    /// mmap(2), close(2) and getpid(2) only.
+    ///
+    /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
+    /// (SECURITY.md). The side that must not be stopped makes the channel.
     ///
     /// # Errors
     ///

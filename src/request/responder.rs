@@ -68,6 +68,9 @@ impl<R: Request> Responder<R> {
     /// that its maker told. Room for as many requests is set aside: look at [`UnattachedEnd::info`] first if the maker
     /// is not trusted.
     ///
+    /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
+    /// (SECURITY.md). The side that must not be stopped makes the channel.
+    ///
     /// # Errors
     ///
     /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared).
@@ -84,12 +87,15 @@ impl<R: Request> Responder<R> {
     /// `format` and `depth` are what the maker told
     /// ([`UnattachedEnd::info`](crate::UnattachedEnd::info)); a reporter that has more requests open than
     /// `depth` is taken for a hostile one. Room for `depth` requests is set aside: bound what a maker that is
-    /// not trusted tells. Calls fcntl(2), recvmsg(2) and getpid(2) only.
+    /// not trusted tells. Calls sendmsg(2), recvmsg(2), fcntl(2) and getpid(2) only.
+    ///
+    /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
+    /// (SECURITY.md). The side that must not be stopped makes the channel.
     ///
     /// # Errors
     ///
     /// [`Error::Format`] when `R` is not of `format`, [`Error::Option`] for a depth out of range,
-    /// [`Error::NotASocket`], [`Error::Os`].
+    /// [`Error::NotAUnixStream`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Error> {
         Self::adopt(socket, format, depth, None)
     }
@@ -114,8 +120,11 @@ impl<R: Request> Responder<R> {
     /// Attaches the responder's end of a channel in shared memory that another process has made with
     /// [`request::shared`](super::shared).
     ///
-    /// The depth is what the end itself says; all that is told is checked. Never waits. Calls recvmsg(2),
-    /// fcntl(2), lseek(2), mmap(2), close(2) and getpid(2) only.
+    /// The depth is what the end itself says; all that is told is checked. Waits for no message. Calls sendmsg(2),
+    /// recvmsg(2), fcntl(2), lseek(2), mmap(2), close(2) and getpid(2) only.
+    ///
+    /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
+    /// (SECURITY.md). The side that must not be stopped makes the channel.
     ///
     /// # Errors
     ///

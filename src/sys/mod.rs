@@ -17,7 +17,7 @@ pub(crate) use mapping::{Mapping, View};
 pub(crate) use membarrier::{fence_everywhere, register_for_fences};
 #[cfg(feature = "polling")]
 pub(crate) use polled::Polled;
-pub(crate) use scm::recv_descriptors;
+pub(crate) use scm::{check_unix_stream, recv_descriptor, refuse_descriptors};
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

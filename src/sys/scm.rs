@@ -1,24 +1,111 @@
-//! Receiving descriptors. nix drops the list of those that did arrive when the kernel cut some off,
-//! which would leak them; here every one that arrives gets an owner at once.
+//! Receiving descriptors, refusing them, and finding out what socket one is.
+//!
+//! nix drops the list of the descriptors that did arrive when the kernel cut some off, which would leak them.
+//! Here every descriptor that arrives gets an owner at once.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 
-/// The most descriptors Linux puts on one message (`SCM_MAX_FD`, include/net/scm.h).
-const MOST: usize = 253;
 /// A descriptor of the sending process, which the kernel adds if a socket option (`SO_PASSPIDFD`) asks
 /// for it (`SCM_PIDFD`, include/linux/socket.h).
 const SCM_PIDFD: libc::c_int = 4;
-/// Room for them, and for the credentials that a socket option may add, as words for alignment.
-const CONTROL_WORDS: usize = (MOST * size_of::<libc::c_int>()).div_ceil(size_of::<usize>()) + 32;
+/// Whether a socket takes descriptors: `SO_PASSRIGHTS` (include/uapi/asm-generic/socket.h and
+/// arch/sparc/include/uapi/asm/socket.h, since Linux 6.16).
+const SO_PASSRIGHTS: libc::c_int = if cfg!(target_arch = "sparc64") { 0x5c } else { 83 };
+/// Bytes of a control message with one descriptor, without the padding, in which the kernel would put a second one.
+// SAFETY: only computes.
+const ONE: usize = unsafe { libc::CMSG_LEN(size_of::<libc::c_int>() as libc::c_uint) } as usize;
+/// The same in words, for alignment.
+const CONTROL_WORDS: usize = ONE.div_ceil(size_of::<usize>());
 
-/// Receives one message into `buffer`, with `flags`, and the descriptors on it, all close-on-exec.
+/// Makes `socket` take no descriptors any more: the kernel refuses a message with one to its sender (`EPERM`).
+/// Those that are in the socket stay there.
 ///
-/// Returns the bytes received, the first descriptor, and whether the kernel cut any off. Further
-/// descriptors are closed.
-pub(crate) fn recv_descriptors(
+/// Before Linux 6.16 this does nothing.
+pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) {
+    let off: libc::c_int = 0;
+    // SAFETY: the option takes one int, which is a live local; the descriptor is open as long as it is borrowed.
+    let _ = unsafe {
+        let (value, length) = ((&raw const off).cast(), size_of_val(&off) as libc::socklen_t);
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, value, length)
+    };
+}
+
+/// Whether `socket` is a connected AF_UNIX stream socket, found out with sendmsg(2) alone, which the filters of
+/// device processes allow: getsockopt(2) and getsockname(2) are not always.
+///
+/// Nothing is sent and nothing waits: the byte that should be sent is at an address that cannot be read.
+///
+/// # Errors
+///
+/// `ENOTSOCK`, `EPROTOTYPE` for any other family or type, `ENOTCONN`; any other when it could not be found out.
+pub(crate) fn check_unix_stream(socket: BorrowedFd<'_>) -> nix::Result<()> {
+    // AF_UNIX looks at the descriptors first (unix_stream_sendmsg, net/unix/af_unix.c), and no other family knows this
+    // message or gives this error for it.
+    match probe(socket, true) {
+        Errno::EBADF => {}
+        errno @ (Errno::ENOTSOCK | Errno::EACCES | Errno::EPERM | Errno::ENOSYS | Errno::ENOMEM) => {
+            return Err(errno);
+        }
+        _ => return Err(Errno::EPROTOTYPE),
+    }
+    // A stream refuses any address next. A datagram socket finds this one invalid, and a SOCK_SEQPACKET one ignores
+    // addresses and fails to read the byte, or is not connected.
+    match probe(socket, false) {
+        Errno::EISCONN => Ok(()),
+        Errno::EOPNOTSUPP => Err(Errno::ENOTCONN),
+        _ => Err(Errno::EPROTOTYPE),
+    }
+}
+
+/// How the kernel refuses to send a byte that cannot be read to an address of no family, with a descriptor that is
+/// none or without.
+fn probe(socket: BorrowedFd<'_>, with_descriptor: bool) -> Errno {
+    let mut address: libc::sa_family_t = libc::AF_UNSPEC as _;
+    let mut iov = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 1 };
+    let mut control = [0usize; CONTROL_WORDS];
+    // SAFETY: msghdr is plain data of integers and pointers, for which all zeroes is a value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_name = (&raw mut address).cast();
+    message.msg_namelen = size_of_val(&address) as _;
+    message.msg_iov = &raw mut iov;
+    message.msg_iovlen = 1;
+    if with_descriptor {
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = ONE as _;
+        // SAFETY: `control` is aligned for a header and has room for it and one int, so CMSG_FIRSTHDR returns its
+        // beginning, and CMSG_DATA the place of the int. Nothing else refers to `control` meanwhile.
+        unsafe {
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = ONE as _;
+            libc::CMSG_DATA(header).cast::<libc::c_int>().write_unaligned(-1);
+        }
+    }
+    loop {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: the address, the list of one iovec and `control` are alive, with their true lengths, and sendmsg
+        // only reads them. The byte at null is not ours to read, nor is it read here: the kernel, which checks
+        // each address of a process, answers EFAULT.
+        let result = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) };
+        match Errno::result(result) {
+            Err(Errno::EINTR) => {}
+            Err(errno) => return errno,
+            // Somebody has mapped the first page, and a socket of another kind has taken the byte.
+            Ok(_) => return Errno::UnknownErrno,
+        }
+    }
+}
+
+/// Receives one message into `buffer`, with `flags`, and the first descriptor on it, close-on-exec.
+///
+/// Returns the bytes received, the descriptor, and whether the kernel left anything out: further descriptors, which
+/// never come into this process's table, or the first one for want of a place there. (On a socket with
+/// `SO_PASSCRED` or `SO_PASSSEC` what the kernel adds takes the room of the descriptor.)
+pub(crate) fn recv_descriptor(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
     flags: libc::c_int,
@@ -30,7 +117,7 @@ pub(crate) fn recv_descriptors(
     message.msg_iov = &raw mut iov;
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = size_of_val(&control) as _;
+    message.msg_controllen = ONE as _;
     let received = loop {
         // SAFETY: `message` points to one iovec over `buffer` and to `control`, both alive and
         // exclusively borrowed for the call, with their true lengths.
@@ -42,38 +129,25 @@ pub(crate) fn recv_descriptors(
             Ok(bytes) => break bytes as usize,
         }
     };
-    let mut first = None;
-    // SAFETY: the kernel has set msg_control and msg_controllen to the well-formed list it wrote.
-    let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
-    while !header.is_null() {
-        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR return null or a header that lies within `control`,
-        // which is aligned for it.
-        let (level, kind, length) =
-            unsafe { ((*header).cmsg_level, (*header).cmsg_type, (*header).cmsg_len as usize) };
-        if level == libc::SOL_SOCKET && (kind == libc::SCM_RIGHTS || kind == SCM_PIDFD) {
-            // SAFETY: only computes the address behind the header.
-            let data = unsafe { libc::CMSG_DATA(header) };
-            let bytes = length.saturating_sub(data.addr() - header.addr());
-            for index in 0..bytes / size_of::<libc::c_int>() {
-                // SAFETY: the kernel wrote that many descriptor numbers behind the header;
-                // read_unaligned asks nothing of their alignment.
-                let number = unsafe { data.cast::<libc::c_int>().add(index).read_unaligned() };
-                if number < 0 {
-                    // In place of a SCM_PIDFD that could not be made.
-                    continue;
-                }
-                // SAFETY: the kernel has just installed this descriptor for this message, so nobody
-                // else knows it; dropping the value closes it.
-                let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
-                if kind == libc::SCM_RIGHTS {
-                    first.get_or_insert(descriptor);
-                }
-            }
-        }
-        // SAFETY: `header` came from this message's list.
-        header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
-    }
-    Ok((received, first, message.msg_flags & libc::MSG_CTRUNC != 0))
+    // SAFETY: the kernel has set msg_control and msg_controllen to the well-formed list it wrote, so this is null or a
+    // header at the beginning of `control`, which is aligned for it.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message).as_ref() };
+    let is_whole = |header: &&libc::cmsghdr| {
+        header.cmsg_level == libc::SOL_SOCKET
+            && [libc::SCM_RIGHTS, SCM_PIDFD].contains(&header.cmsg_type)
+            && header.cmsg_len == ONE as _
+    };
+    let descriptor = header.filter(is_whole).and_then(|header| {
+        // SAFETY: a header of this length has one int after it, which CMSG_DATA points to, within `control`;
+        // read_unaligned asks nothing of its alignment.
+        let number = unsafe { libc::CMSG_DATA(header).cast::<libc::c_int>().read_unaligned() };
+        // A negative number stands for an SCM_PIDFD that could not be made.
+        // SAFETY: the kernel has just installed this descriptor for this message, so nobody else knows it; dropping the
+        // value closes it.
+        let descriptor = (number >= 0).then(|| unsafe { OwnedFd::from_raw_fd(number) });
+        descriptor.filter(|_| header.cmsg_type == libc::SCM_RIGHTS)
+    });
+    Ok((received, descriptor, message.msg_flags & libc::MSG_CTRUNC != 0))
 }
 
 #[cfg(test)]
@@ -104,7 +178,11 @@ mod tests {
             return eprintln!("skipped: before Linux 6.5 the kernel adds none");
         }
         near.write_all(b"x").unwrap();
-        let (bytes, descriptor, _) = recv_descriptors(far.as_fd(), &mut [0; 8], 0).unwrap();
+        let (bytes, descriptor, _) = recv_descriptor(far.as_fd(), &mut [0; 8], 0).unwrap();
         assert_eq!((bytes, descriptor.is_none(), pidfds()), (1, true, 0));
+        // It comes after the one that was sent, which has the room.
+        crate::fd::send_descriptor(&near, b"x", near.as_fd()).unwrap();
+        let (_, descriptor, left_out) = recv_descriptor(far.as_fd(), &mut [0; 8], 0).unwrap();
+        assert_eq!((descriptor.is_some(), left_out, pidfds()), (true, true, 0));
     }
 }

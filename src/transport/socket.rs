@@ -20,6 +20,7 @@ use recordfd_uapi::{Record, WRITE_MAX};
 
 use super::{Taken, wait_for};
 use crate::error::{DrainError, Error, TryRecvError, TrySendError, Violation};
+use crate::fd::send_descriptor;
 use crate::sys;
 
 /// What one small write takes of the send buffer: a 512-byte data area and the kernel's `sk_buff`.
@@ -36,10 +37,19 @@ fn batch_of<T: Record>(depth: u32) -> usize {
     (WRITE_MAX / T::SIZE).min(depth as usize).max(1)
 }
 
-/// Makes a connected pair of sockets, both close-on-exec.
-pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), Error> {
-    socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
-        .map_err(|errno| Error::os("socketpair", errno))
+/// Makes a connected pair of sockets, both close-on-exec. The first one sends `offer`, if there is one, to the second.
+///
+/// After that both refuse descriptors, where Linux can (6.16): the kernel drops an attached descriptor in the call that
+/// reads the byte it came with, and dropping it takes as long as the peer likes.
+pub(crate) fn pair(offer: Option<(&[u8], BorrowedFd<'_>)>) -> Result<(OwnedFd, OwnedFd), Error> {
+    let (near, far) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
+        .map_err(|errno| Error::os("socketpair", errno))?;
+    if let Some((bytes, descriptor)) = offer {
+        send_descriptor(&near, bytes, descriptor)?;
+    }
+    sys::refuse_descriptors(near.as_fd());
+    sys::refuse_descriptors(far.as_fd());
+    Ok((near, far))
 }
 
 /// Gives `socket` room for `depth` single writes of `T`, and for one last write beyond the largest
@@ -60,17 +70,18 @@ pub(crate) fn set_depth<T: Record>(socket: &OwnedFd, depth: u32) -> Result<u32, 
     Ok(depth.min(room))
 }
 
-/// Takes `socket` for a channel: it must be a socket, and is made close-on-exec.
+/// Fails unless `socket` is a connected AF_UNIX stream socket. A message socket tears records, and closing a socket of
+/// another family may wait for its peer.
+pub(crate) fn check(socket: &OwnedFd) -> Result<(), Error> {
+    sys::check_unix_stream(socket.as_fd()).map_err(|errno| match errno {
+        Errno::ENOTSOCK | Errno::EPROTOTYPE | Errno::ENOTCONN => Error::NotAUnixStream(errno.into()),
+        _ => Error::os("sendmsg", errno),
+    })
+}
+
+/// Takes `socket` for a channel: it must be a connected AF_UNIX stream socket, and is made close-on-exec.
 pub(crate) fn adopt(socket: OwnedFd) -> Result<Arc<OwnedFd>, Error> {
-    let mut byte = [0];
-    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-    let peeked =
-        recvmsg::<()>(socket.as_raw_fd(), &mut [IoSliceMut::new(&mut byte)], None, flags).map(|_| ());
-    match peeked {
-        Ok(()) | Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNRESET) => {}
-        Err(errno @ Errno::ENOTSOCK) => return Err(Error::NotASocket(errno.into())),
-        Err(errno) => return Err(Error::os("recvmsg", errno)),
-    }
+    check(&socket)?;
     fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|errno| Error::os("fcntl", errno))?;
     Ok(Arc::new(socket))
 }
@@ -284,10 +295,6 @@ impl<T: Record> Rx<T> {
                 MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC,
             );
             return match outcome {
-                // Never on a stream.
-                Ok(message) if message.flags.contains(MsgFlags::MSG_TRUNC) => {
-                    Err(TryRecvError::PeerViolation(Violation::NotAStream))
-                }
                 Ok(message) => Ok(message.bytes),
                 Err(Errno::EINTR) => continue,
                 Err(Errno::EAGAIN) => Err(TryRecvError::Empty),
@@ -360,7 +367,7 @@ mod tests {
     #[test]
     fn cost_bound_covers_what_the_kernel_charges() {
         for bytes in (1..=WRITE_MAX).step_by(61).chain([192, 193, 704, 705, 1728, 1729, 3776, 3777]) {
-            let (near, _far) = pair().expect("a socketpair can be made");
+            let (near, _far) = pair(None).expect("a socketpair can be made");
             let data = vec![0; bytes];
             let sent =
                 sendmsg::<()>(near.as_raw_fd(), &[IoSlice::new(&data)], &[], MsgFlags::MSG_DONTWAIT, None);

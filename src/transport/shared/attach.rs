@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, FdFlag, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{MsgFlags, recvmsg};
 use nix::unistd::{Whence, ftruncate, lseek};
@@ -20,7 +20,6 @@ use zerocopy::IntoBytes;
 use super::layout::{ATTACHED, CONTROL_WORDS, Layout};
 use super::port::Port;
 use crate::error::Error;
-use crate::fd::send_descriptor;
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::{self, Mapping, View};
 use crate::transport::socket;
@@ -30,6 +29,10 @@ const MOST_OFFER: usize = 512;
 /// What the memory must be sealed against. (Seals against writing would make it useless, and mapping it fails.)
 const SEALS: [SealFlag; 3] = [SealFlag::F_SEAL_SHRINK, SealFlag::F_SEAL_GROW, SealFlag::F_SEAL_SEAL];
 
+/// How much memory is reserved by one call. A signal undoes what the call it interrupts has done, so that a large one
+/// may never end.
+const RESERVED_AT_ONCE: u64 = 1 << 20;
+
 /// What is made: this side's end, the other side's socket, and how many records there is room for.
 pub(crate) type Made = (Arc<Port>, OwnedFd, u32);
 
@@ -37,8 +40,8 @@ pub(crate) type Made = (Arc<Port>, OwnedFd, u32);
 pub(crate) fn make(format: Format, produces: bool, depth: u32, reply_depth: u32) -> Result<Made, Error> {
     let layout = Layout::new(format, depth, reply_depth)?;
     let memory = memory(layout.map_size)?;
-    let (near, far) = socket::pair()?;
-    send_descriptor(&near, layout.offer(!produces).as_bytes(), memory.as_fd())?;
+    let offer = layout.offer(!produces);
+    let (near, far) = socket::pair(Some((offer.as_bytes(), memory.as_fd())))?;
     let mapping = map(memory, &layout)?;
     let port = Port::new(near, &mapping, &layout, produces);
     // As of every new channel: the consumers want to be woken.
@@ -53,6 +56,7 @@ pub(crate) fn attach<F>(
     produces: bool,
     knows: impl FnOnce(Format) -> Result<F, Error>,
 ) -> Result<(Arc<Port>, F, u32), Error> {
+    socket::check(&socket)?;
     let (bytes, length, memory) = peek_offer(&socket)?;
     let offer = Offer::from_bytes(&bytes[..length]).map_err(Error::Offer)?;
     if offer.flags.contains(OfferFlags::PRODUCER) != produces {
@@ -82,18 +86,20 @@ fn peek_offer(socket: &OwnedFd) -> Result<([u8; MOST_OFFER], usize, OwnedFd), Er
     let mut bytes = [0; MOST_OFFER];
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
     let (length, memory, cut_off) =
-        sys::recv_descriptors(socket.as_fd(), &mut bytes, flags).map_err(|error| {
+        sys::recv_descriptor(socket.as_fd(), &mut bytes, flags).map_err(|error| {
             match error.raw_os_error() {
                 Some(libc::EAGAIN) => Error::AlreadyAttached,
                 Some(libc::ECONNRESET) => Error::Closed,
-                Some(libc::ENOTSOCK) => Error::NotASocket(error),
                 _ => Error::os("recvmsg", error),
             }
         })?;
     match length {
         0 => Err(Error::Closed),
-        Offer::MIN_SIZE.. if cut_off => Err(Error::DescriptorsCutOff),
-        Offer::MIN_SIZE.. => Ok((bytes, length, memory.ok_or(Error::NoDescriptor)?)),
+        Offer::MIN_SIZE.. => match memory {
+            Some(memory) => Ok((bytes, length, memory)),
+            None if cut_off => Err(Error::DescriptorsCutOff),
+            None => Err(Error::NoDescriptor),
+        },
         _ => Err(Error::AlreadyAttached),
     }
 }
@@ -117,7 +123,8 @@ fn take_out(socket: &OwnedFd, length: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Memory of `size` bytes that stays as large as it is.
+/// Memory of `size` bytes that stays as large as it is, with all its pages: without memory for them making the channel
+/// fails, and not a later write into it (`SIGBUS`).
 fn memory(size: u64) -> Result<OwnedFd, Error> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let memory = match memfd_create(c"recordfd", flags | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL)) {
@@ -127,6 +134,16 @@ fn memory(size: u64) -> Result<OwnedFd, Error> {
     };
     let memory = memory.map_err(|errno| Error::os("memfd_create", errno))?;
     ftruncate(&memory, size as libc::off_t).map_err(|errno| Error::os("ftruncate", errno))?;
+    for offset in (0..size).step_by(RESERVED_AT_ONCE as usize) {
+        let length = RESERVED_AT_ONCE.min(size - offset);
+        while let Err(errno) =
+            fallocate(&memory, FallocateFlags::empty(), offset as libc::off_t, length as libc::off_t)
+        {
+            if errno != Errno::EINTR {
+                return Err(Error::os("fallocate", errno));
+            }
+        }
+    }
     let seals = SEALS.into_iter().collect();
     fcntl(&memory, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| Error::os("fcntl", errno))?;
     Ok(memory)

@@ -18,7 +18,7 @@ type AcpiNotifyEvent = Event<AcpiNotify>;
 /// the end that receives `AcpiOst` is the one that would produce the records.
 fn ports(depth: u32) -> (Arc<Port>, Arc<Port>) {
     let layout = Layout::new(Format::ACPI_NOTIFY_V1, depth, depth).unwrap();
-    let (near, far) = socket::pair().unwrap();
+    let (near, far) = socket::pair(None).unwrap();
     let mapping = Arc::new(Mapping::default());
     let ports = (Port::new(near, &mapping, &layout, false), Port::new(far, &mapping, &layout, true));
     ports.0.arm();
