@@ -61,9 +61,9 @@ pub fn send_descriptor(socket: impl AsFd, bytes: &[u8], descriptor: BorrowedFd<'
 /// The descriptor is close-on-exec. The kernel drops any further one on the same message before it comes into
 /// this process's table. Waits if the socket is in blocking mode.
 ///
-/// **Pitfall:** dropping a descriptor may wait for the peer that sent it, in this call or when the caller drops what it
-/// returns: a TCP socket that lingers (`SO_LINGER`), a file of a FUSE server that does not answer. Receive from a peer
-/// that may stop this thread on a thread that may be stopped.
+/// **Pitfall:** closing a descriptor may wait for the peer that sent it: a TCP socket that lingers (`SO_LINGER`), a file
+/// of a FUSE server that does not answer. The kernel closes further ones in this call, and the caller closes what it
+/// returns. If the peer is not trusted, use a thread that nothing else needs.
 ///
 /// # Errors
 ///

@@ -88,7 +88,7 @@ fn bridge_takes_lines_and_names_the_bad_one() {
 #[test]
 fn bridge_errors_are_one_line() {
     for (arguments, complaint, code) in [
-        (&["vmm"][..], "acpi_bridge: the descriptor is not a socket", 1),
+        (&["vmm"][..], "acpi_bridge: the descriptor is not a connected Unix stream socket", 1),
         (&["host", "true"], "acpi_bridge: the VMM went away", 1),
         (&["host", "/nonexistent"], "acpi_bridge: /nonexistent cannot be started", 1),
         (&["--depth", "0"], "acpi_bridge: option depth cannot be 0", 1),

@@ -129,24 +129,27 @@ pub(crate) fn recv_descriptor(
             Ok(bytes) => break bytes as usize,
         }
     };
-    // SAFETY: the kernel has set msg_control and msg_controllen to the well-formed list it wrote, so this is null or a
-    // header at the beginning of `control`, which is aligned for it.
-    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message).as_ref() };
-    let is_whole = |header: &&libc::cmsghdr| {
-        header.cmsg_level == libc::SOL_SOCKET
-            && [libc::SCM_RIGHTS, SCM_PIDFD].contains(&header.cmsg_type)
-            && header.cmsg_len == ONE as _
-    };
-    let descriptor = header.filter(is_whole).and_then(|header| {
-        // SAFETY: a header of this length has one int after it, which CMSG_DATA points to, within `control`;
-        // read_unaligned asks nothing of its alignment.
-        let number = unsafe { libc::CMSG_DATA(header).cast::<libc::c_int>().read_unaligned() };
-        // A negative number stands for an SCM_PIDFD that could not be made.
-        // SAFETY: the kernel has just installed this descriptor for this message, so nobody else knows it; dropping the
-        // value closes it.
-        let descriptor = (number >= 0).then(|| unsafe { OwnedFd::from_raw_fd(number) });
-        descriptor.filter(|_| header.cmsg_type == libc::SCM_RIGHTS)
-    });
+    let mut descriptor = None;
+    // SAFETY: the kernel has set msg_control and msg_controllen to the well-formed list it wrote.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    if !header.is_null() {
+        // SAFETY: this is a header at the beginning of `control`, which is aligned for it.
+        let (level, kind, length) =
+            unsafe { ((*header).cmsg_level, (*header).cmsg_type, (*header).cmsg_len as usize) };
+        let is_known = kind == libc::SCM_RIGHTS || kind == SCM_PIDFD;
+        if level == libc::SOL_SOCKET && is_known && length == ONE {
+            // SAFETY: a message of this length has one int after its header, within `control`; read_unaligned asks
+            // nothing of its alignment.
+            let number = unsafe { libc::CMSG_DATA(header).cast::<libc::c_int>().read_unaligned() };
+            // A negative number stands for an SCM_PIDFD that could not be made.
+            if number >= 0 {
+                // SAFETY: the kernel has just installed this descriptor for this message, so nobody else knows it;
+                // dropping the value closes it.
+                let owned = unsafe { OwnedFd::from_raw_fd(number) };
+                descriptor = (kind == libc::SCM_RIGHTS).then_some(owned);
+            }
+        }
+    }
     Ok((received, descriptor, message.msg_flags & libc::MSG_CTRUNC != 0))
 }
 
