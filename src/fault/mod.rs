@@ -101,7 +101,7 @@ pub use crate::answer::Cause;
 pub use crate::error::RespondError;
 pub use options::Options;
 pub use reporter::{FaultReporter, FaultReporterCounters};
-pub use request::{FaultCompletion, FaultRequest, ReportError, Reported, ResponseCode};
+pub use request::{FaultCompletion, FaultModel, FaultRequest, ReportError, Reported, ResponseCode};
 pub use responder::{FaultGroup, FaultResponder};
 pub use router::{
     AttachError, Executor, FaultHandle, FaultRouter, FaultSource, FaultWork, HandleCounters, Routed,
@@ -132,7 +132,7 @@ use crate::error::Error;
 ///     perm: PgFaultPerm::WRITE,
 ///     last: true,
 ///     addr: 0x1000,
-///     length: 0,
+///     ..FaultRequest::default()
 /// })?;
 ///
 /// let mut pages = [PgFault::default(); 32];

@@ -180,9 +180,8 @@ impl FaultReporter {
     ///     pasid: Some(5),
     ///     prg_index: 3,
     ///     perm: PgFaultPerm::READ,
-    ///     last: false,
     ///     addr: 0x1000,
-    ///     length: 0,
+    ///     ..FaultRequest::default()
     /// };
     /// assert_eq!(reporter.report(page)?, Reported::HalfMade);
     /// let Reported::Group { cookie } = reporter.report(FaultRequest { last: true, addr: 0x2000, ..page })?

@@ -207,7 +207,7 @@ impl Model {
 
     /// Whether this is a completion that is due, and the next one.
     pub(crate) fn check_completion(&mut self, completion: &FaultCompletion) {
-        let FaultCompletion { dev_id, pasid, prg_index, cookie, code, cause } = *completion;
+        let FaultCompletion { dev_id, pasid, prg_index, cookie, code, cause, .. } = *completion;
         if cookie == 0 {
             let half = self.unfinished.pop_front().expect("an unfinished group");
             assert_eq!((dev_id, pasid, prg_index), (half.dev_id, half.pasid, half.prg_index));
