@@ -43,8 +43,10 @@ impl FaultModel {
 
 /// One page request of a device.
 ///
-/// With `last`, no READ, no WRITE and a PASID it is a Stop Marker: the end of the PASID's requests, which
-/// is never answered.
+/// A page request of [`FaultModel::Pri`] with a PASID and `last`, but without READ and WRITE, is a Stop Marker: the
+/// end of the PASID's requests, which is never answered. Its EXEC and PRIV, its address and its length say nothing.
+/// Without a PASID there is none, since nothing could [wait](super::FaultReporter::wait_stop_marker) for it: such a
+/// request is refused. (In a RISC-V queue a Stop Marker needs no PASID; Arm calls the same bits a page request.)
 ///
 /// Source: PCIe Base Specification, "Page Request Message"; Linux `include/linux/iommu.h`,
 /// `struct iommu_fault_page_request`.
@@ -120,7 +122,8 @@ impl FaultRequest {
         let access = self.perm & (PgFaultPerm::READ | PgFaultPerm::WRITE);
         let others = self.perm & (PgFaultPerm::EXEC | PgFaultPerm::PRIV);
         let allowed = match self.model {
-            FaultModel::Pri if self.last && self.perm.is_empty() => self.pasid.is_some(),
+            // EXEC and PRIV are reserved in a Stop Marker.
+            FaultModel::Pri if self.last && access.is_empty() => self.pasid.is_some(),
             FaultModel::Pri => !access.is_empty() && (self.pasid.is_some() || others.is_empty()),
             // RnW is one bit, and InD is 0 in a write.
             FaultModel::Stall if access == PgFaultPerm::WRITE => !others.contains(PgFaultPerm::EXEC),
