@@ -412,7 +412,9 @@ fn killed_with_its_descriptor_kept(
         let mut pages = [PgFault::default(); 8];
         let _groups = [(); 4].map(|()| responder.recv_group(&mut pages).unwrap());
         tally.note(4);
-        thread::park();
+        loop {
+            thread::park();
+        }
     });
     let cookies: Vec<_> = (0..4).map(|index| publish(&reporter, page(1, index))).collect();
     assert!(until(|| tally.read() == 4));

@@ -153,11 +153,11 @@ impl<A: MustAnswer> Responder<A> {
         mut sink: impl FnMut(Token<A>),
     ) -> Result<(), TryRecvError> {
         let answerer = self.answerer();
-        let mut sink = |cookie, place| sink(Token { answerer: answerer.clone(), cookie, place });
+        let sink = |cookie, place| sink(Token { answerer: answerer.clone(), cookie, place });
         match self {
             #[cfg(feature = "local")]
             Self::Local(reader) => {
-                let mut filled = 0;
+                let (mut sink, mut filled) = (sink, 0);
                 reader.read(pages.len(), most, |group| {
                     let place = filled..filled + group.len();
                     pages[place.clone()].copy_from_slice(group);
