@@ -37,7 +37,7 @@ struct Load {
 
 fn request(last: bool) -> FaultRequest {
     let perm = PgFaultPerm::WRITE;
-    FaultRequest { dev_id: 1, pasid: Some(5), prg_index: 0, perm, last, addr: 0x1000, length: 0 }
+    FaultRequest { dev_id: 1, pasid: Some(5), perm, last, addr: 0x1000, ..FaultRequest::default() }
 }
 
 /// The time of `count` round trips.

@@ -44,7 +44,7 @@ fn requests() -> [FaultRequest; BATCH] {
         let source = index as u32 * 389 % HANDLES;
         let (dev_id, pasid) = (source / PASIDS, Some(source % PASIDS));
         let perm = PgFaultPerm::WRITE;
-        FaultRequest { dev_id, pasid, prg_index: 0, perm, last: true, addr: 0x1000, length: 0 }
+        FaultRequest { dev_id, pasid, perm, last: true, addr: 0x1000, ..FaultRequest::default() }
     })
 }
 

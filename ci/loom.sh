@@ -66,6 +66,8 @@ must_fail "without the word of a notice" src/answer/local.rs \
     's/|| state.noticed //' "lost wake-up"
 must_fail "with an unread request that a repeat leaves as it was" src/answer/local.rs \
     's/\*found = \*record;/let _ = found;/' "lost wake-up: a repeat"
+must_fail "with the lock held while groups are copied" src/answer/local/reader.rs \
+    's/^\( *\)for group in taken.chunk_by/\1let _held = lock(\&exchange.state);\n&/' "deadlock"
 must_fail "with a record that is published before it is written" src/ring.rs \
     's/store(self.tail, Ordering::Release)/store(self.tail, Ordering::Relaxed)/' "not what was published"
 must_fail "with a group that is published record by record" src/ring.rs \

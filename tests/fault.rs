@@ -12,8 +12,8 @@ use common::fault::*;
 use common::{SOON, until};
 use recordfd::TryRecvError;
 use recordfd::fault::{
-    Cause, FaultCompletion, FaultReporter, FaultReporterCounters, FaultRequest, Options, ReportError,
-    Reported, RespondError, ResponseCode,
+    Cause, FaultCompletion, FaultModel, FaultReporter, FaultReporterCounters, FaultRequest, Options,
+    ReportError, Reported, RespondError, ResponseCode,
 };
 use recordfd::uapi::{PageResponseCode, PgFault, PgFaultFlags, PgFaultPerm};
 
@@ -105,6 +105,7 @@ fn page_arrives_as_it_was_reported(make: MakeAnyFault) {
         last: true,
         addr,
         length,
+        ..FaultRequest::default()
     };
     let cases = [
         request(None, 0, P::READ, 0, 0),
@@ -245,7 +246,8 @@ fn completion_names_its_group(make: MakeAnyFault) {
     let cookie = publish(&reporter, request);
     receive(&mut responder).0.respond(Success).unwrap();
     let (code, cause) = (Success, Cause::Answered);
-    let completion = FaultCompletion { dev_id: 7, pasid: None, prg_index: 300, cookie, code, cause };
+    let model = FaultModel::Pri;
+    let completion = FaultCompletion { dev_id: 7, pasid: None, prg_index: 300, cookie, code, cause, model };
     assert_eq!(collect(&reporter), [completion]);
     let pages = group(8, 301, 3);
     assert_eq!(reporter.report_batch(&pages).unwrap(), 3);
@@ -253,7 +255,8 @@ fn completion_names_its_group(make: MakeAnyFault) {
     let cookie = group.cookie();
     reporter.detach(8);
     let (code, cause) = (Invalid, Cause::Detached);
-    let completion = FaultCompletion { dev_id: 8, pasid: Some(1), prg_index: 301, cookie, code, cause };
+    let completion =
+        FaultCompletion { dev_id: 8, pasid: Some(1), prg_index: 301, cookie, code, cause, model };
     assert_eq!(collect(&reporter), [completion]);
 }
 

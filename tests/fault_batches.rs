@@ -30,6 +30,7 @@ on_every_transport! {
         group_too_large_for_the_slice_is_kept_by_a_batch_too
         batch_of_one_place_receives_a_group_of_many_pages
         batch_of_answers_ends_at_the_first_bad_one
+    bad_answer_ends_a_long_batch_wherever_it_is
         cookie_twice_in_a_batch_is_bad_the_second_time
         batch_of_answers_completes_everything
         batch_refused_before_a_marker_is_given_back
@@ -345,6 +346,25 @@ fn batch_of_answers_ends_at_the_first_bad_one(make: MakeAnyFault) {
     assert!(matches!(refused, RespondError::StaleCookie) && refused.errno() == 22, "{refused:?}");
     assert_eq!(responder.respond_batch(&batch[2..]).unwrap(), 1);
     assert_eq!(ended(&reporter), [(second, Invalid, Cause::Answered), (third, Success, Cause::Answered)]);
+}
+
+fn bad_answer_ends_a_long_batch_wherever_it_is(make: MakeAnyFault) {
+    let (reporter, mut responder) = make(&Options::new().depth(256).per_device(256));
+    for bad in [0, 1, 63, 64, 65, 128, 199] {
+        let cookies: Vec<_> = (0..200).map(|index| publish(&reporter, page(1, index))).collect();
+        assert_eq!(receive_cookies(&mut responder), cookies);
+        let mut batch = answers(&cookies);
+        batch[bad].code = PageResponseCode::new(2);
+        if bad > 0 {
+            assert_eq!(responder.respond_batch(&batch).unwrap(), bad);
+        }
+        assert!(matches!(responder.respond_batch(&batch[bad..]), Err(RespondError::Code)));
+        batch[bad].code = SUCCESS;
+        assert_eq!(responder.respond_batch(&batch[bad..]).unwrap(), 200 - bad);
+        let completed = ended(&reporter);
+        let expected = cookies.iter().map(|cookie| (*cookie, Success, Cause::Answered));
+        assert!(completed.iter().copied().eq(expected), "bad at {bad}");
+    }
 }
 
 fn cookie_twice_in_a_batch_is_bad_the_second_time(make: MakeAnyFault) {

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::fault::*;
+use common::storm::{self, Random, Tally};
 use common::way::{SOCKET, Way, on_every_way};
 use common::*;
 use nix::sys::signal::{Signal, kill, raise};
@@ -21,7 +22,7 @@ use recordfd::fault::{
     RespondError, ResponseCode,
 };
 use recordfd::uapi::{Format, PageResponse, PgFault};
-use recordfd::{TryRecvError, fd};
+use recordfd::{Error, TryRecvError, UnattachedEnd, fd};
 
 on_every_way! {
     child_answers_every_group
@@ -35,6 +36,7 @@ on_every_way! {
 
 const FORMAT: Format = Format::IOMMU_PGFAULT_V2;
 const DEPTH: u32 = 64;
+const FORMAT_V1: Format = Format::IOMMU_PGFAULT_V1;
 
 fn options(way: Way) -> Options {
     // A socket counts groups here, a ring their pages: room for all that any test leaves unread.
@@ -396,4 +398,85 @@ fn responder_that_takes_over_answers_what_the_one_before_it_left_open() {
         published.iter().map(|cookie| (*cookie, ResponseCode::Success, Cause::Answered)).collect();
     assert_eq!(answered, expected, "each once, and none by hanging up");
     assert_eq!((reporter.counters().hung_up, reporter.counters().late_answers), (0, 0));
+}
+
+/// A responder is killed with four groups open, and this process keeps its descriptor: no hang-up tells of it.
+fn killed_with_its_descriptor_kept(
+    make: fn(&Options) -> Result<(FaultReporter, UnattachedEnd), Error>,
+    attach: impl Fn(OwnedFd) -> FaultResponder,
+) -> (FaultReporter, OwnedFd, Vec<u32>) {
+    let (reporter, end) = make(&Options::new().depth(8).per_device(8).deadline(SOON)).unwrap();
+    let (kept, tally) = (OwnedFd::from(end), Tally::new());
+    let child = storm::Child::start(|| {
+        let mut responder = attach(kept.try_clone().unwrap());
+        let mut pages = [PgFault::default(); 8];
+        let _groups = [(); 4].map(|()| responder.recv_group(&mut pages).unwrap());
+        tally.note(4);
+        loop {
+            thread::park();
+        }
+    });
+    let cookies: Vec<_> = (0..4).map(|index| publish(&reporter, page(1, index))).collect();
+    assert!(until(|| tally.read() == 4));
+    child.kill(&mut Random(1));
+    child.assert_killed();
+    assert!(!reporter.is_closed() && collect(&reporter).is_empty());
+    assert_eq!((reporter.counters().unanswered, reporter.counters().late_answers_pending), (4, 0));
+    expire(&reporter, &cookies);
+    let counters = reporter.counters();
+    assert_eq!((counters.in_flight, counters.unanswered, counters.late_answers_pending), (4, 0, 4));
+    (reporter, kept, cookies)
+}
+
+/// The deadline completes the groups, each once.
+fn expire(reporter: &FaultReporter, cookies: &[u32]) {
+    reporter.process(Instant::now() + SOON);
+    let expected = cookies.iter().map(|cookie| (*cookie, ResponseCode::Invalid, Cause::Deadline));
+    assert_eq!(ended(reporter), expected.collect::<Vec<_>>());
+    assert_eq!(ended(reporter), []);
+}
+
+/// Uses all the room that is left, which is that of four groups.
+fn fill(reporter: &FaultReporter) -> Vec<u32> {
+    let cookies = (4..8).map(|index| publish(reporter, page(2, index))).collect();
+    assert!(matches!(reporter.report(page(3, 8)), Err(ReportError::Full(_))));
+    cookies
+}
+
+#[test]
+fn killed_responder_whose_socket_is_kept_leaves_room_that_a_successor_gives_back() {
+    let attach = |end| FaultResponder::from_socket(end, FORMAT_V1, 8).unwrap();
+    let (reporter, kept, dead) = killed_with_its_descriptor_kept(fault::socket, attach);
+    let filled = fill(&reporter);
+    let mut successor = FaultResponder::resume_socket(kept, FORMAT_V1, 8, &dead).unwrap();
+    for cookie in &filled {
+        let (group, _) = receive(&mut successor);
+        assert_eq!(group.cookie(), *cookie);
+        group.respond(ResponseCode::Success).unwrap();
+    }
+    assert!(ended(&reporter).iter().all(|(.., cause)| *cause == Cause::Answered));
+    assert_eq!((reporter.counters().answered, reporter.counters().late_answers_pending), (4, 4));
+    for (late, cookie) in (1..).zip(&dead) {
+        successor.respond(PageResponse { cookie: *cookie, code: SUCCESS }).unwrap();
+        assert_eq!(ended(&reporter), []);
+        let counters = reporter.counters();
+        assert_eq!((counters.late_answers, counters.late_answers_pending), (late, 4 - late as u32));
+    }
+    assert_eq!(reporter.counters().in_flight, 0);
+}
+
+#[test]
+fn killed_responder_whose_shared_end_is_kept_leaves_room_that_does_not_come_back() {
+    let attach = |end| FaultResponder::from_shared(end).unwrap();
+    let (reporter, kept, _) = killed_with_its_descriptor_kept(fault::shared, attach);
+    assert!(FaultResponder::from_shared(kept.try_clone().unwrap()).is_err(), "it was attached before");
+    let filled = fill(&reporter);
+    expire(&reporter, &filled);
+    let counters = reporter.counters();
+    assert_eq!((counters.in_flight, counters.late_answers_pending, counters.deadline), (8, 8, 8));
+    // The last copy is the hang-up.
+    drop(kept);
+    assert!(until(|| reporter.is_closed()));
+    assert_eq!(ended(&reporter), []);
+    assert_eq!((reporter.counters().in_flight, reporter.counters().late_answers_pending), (0, 0));
 }

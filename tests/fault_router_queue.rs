@@ -115,6 +115,7 @@ fn late_answer_frees_its_place_and_tells_nothing(make: MakeFault) {
     router.detach(SOURCE).unwrap();
     assert_eq!(ends(&told), [(1, Some(1), Invalid, Cause::Detached)]);
     assert_eq!((handle.counters().unanswered, handle.counters().in_flight), (0, 1));
+    assert_eq!(handle.counters().late_answers_pending, 1);
     match held.respond(Success) {
         Ok(()) | Err(RespondError::StaleCookie) => {}
         Err(error) => panic!("{error}"),
@@ -124,6 +125,7 @@ fn late_answer_frees_its_place_and_tells_nothing(make: MakeFault) {
     router.collect(&handle);
     assert!(!readable(handle.descriptor().unwrap()));
     assert_eq!((handle.counters().late_answers, handle.counters().in_flight), (1, 0));
+    assert_eq!(handle.counters().late_answers_pending, 0);
     assert!(ends(&told).is_empty());
 }
 

@@ -302,7 +302,7 @@ impl World {
             let count = if random.below(4) == 0 { 3 } else { 1 };
             let (addr, perm, length) = (round | u64::from(number), PgFaultPerm::READ, count);
             let prg_index = prg_index as u32;
-            let page = FaultRequest { dev_id, pasid, prg_index, perm, last: false, addr, length };
+            let page = FaultRequest { dev_id, pasid, prg_index, perm, addr, length, ..Default::default() };
             self.report_group(&page, fate);
         }
         MOST

@@ -94,11 +94,13 @@ fn late_work_keeps_its_place_until_it_is_answered() {
     assert_eq!(router.process(Instant::now() + 2 * HOUR), None);
     assert_eq!(ends(&told), [(1, None, Invalid, Cause::Deadline); 2]);
     assert_eq!((handle.counters().unanswered, handle.counters().in_flight), (0, 2));
+    assert_eq!(handle.counters().late_answers_pending, 2);
     let request = last_page(1, None);
     assert!(matches!(router.report(request), Err(ReportError::Full(back)) if back == request));
     assert!(matches!(kept.take().respond(Success), Err(RespondError::StaleCookie)));
     drop(kept.take());
     assert_eq!((handle.counters().late_answers, handle.counters().in_flight), (2, 0));
+    assert_eq!(handle.counters().late_answers_pending, 0);
     delivered(&router, 1);
     kept.take().respond(Success).unwrap();
     assert_eq!(ends(&told), [(1, None, Success, Cause::Answered)]);

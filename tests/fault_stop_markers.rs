@@ -11,7 +11,8 @@ use common::fault::*;
 use common::{SOON, soon};
 use recordfd::DrainError;
 use recordfd::fault::{
-    Cause, FaultReporter, FaultRequest, Options, ReportError, Reported, ResponseCode::Success,
+    Cause, FaultModel, FaultReporter, FaultRequest, FaultRouter, Options, ReportError, Reported,
+    ResponseCode::Success, Routed,
 };
 use recordfd::uapi::PgFaultPerm;
 
@@ -25,6 +26,7 @@ on_every_transport! {
     marker_of_another_device_or_pasid_is_not_taken
     marker_is_forgotten_when_its_pasid_requests_pages_again
     marker_is_forgotten_with_its_device
+    marker_is_a_last_page_without_an_access_of_a_pasid
     marker_is_neither_published_nor_answered
     marker_in_a_group_leaves_the_group_unharmed
     latest_markers_are_kept
@@ -191,9 +193,53 @@ fn marker_in_a_group_leaves_the_group_unharmed(make: MakeAnyFault) {
     // One that a group without a PASID is no part of.
     reporter.report(FaultRequest { pasid: None, last: false, ..page(1, 4) }).unwrap();
     mark(&reporter, 1, 0);
-    // Without a PASID there is nothing that could be at its end.
-    let nothing = FaultRequest { pasid: None, perm: PgFaultPerm::empty(), ..page(1, 5) };
-    assert!(matches!(reporter.report(nothing), Err(ReportError::Permission(_))));
+}
+
+/// Requests for no access, and whether each is a Stop Marker; what is none is refused.
+fn requests_for_no_access() -> impl Iterator<Item = (FaultRequest, bool)> {
+    use PgFaultPerm as P;
+    let reserved = [P::empty(), P::EXEC, P::PRIV, P::EXEC | P::PRIV];
+    let unknown = [P::from_bits_retain(0x10), P::from_bits_retain(0x14)];
+    let perms = reserved.into_iter().chain(unknown);
+    perms.flat_map(move |perm| {
+        // Without a PASID there is nothing that could be at its end, and a stall always has an access.
+        let ways = [(true, Some(5), FaultModel::Pri), (true, None, FaultModel::Pri)]
+            .into_iter()
+            .chain([(false, Some(5), FaultModel::Pri), (false, None, FaultModel::Pri)])
+            .chain([(true, Some(5), FaultModel::Stall), (true, None, FaultModel::Stall)]);
+        ways.map(move |(last, pasid, model)| {
+            let is_marker = last && pasid.is_some() && model == FaultModel::Pri && reserved.contains(&perm);
+            (FaultRequest { pasid, perm, last, model, ..page(1, 3) }, is_marker)
+        })
+    })
+}
+
+fn marker_is_a_last_page_without_an_access_of_a_pasid(make: MakeAnyFault) {
+    let (reporter, mut responder) = make(&Options::new());
+    for (request, is_marker) in requests_for_no_access() {
+        match reporter.report(request) {
+            Ok(Reported::StopMarker) if is_marker => assert!(has_marker(&reporter, 1, 5), "{request:?}"),
+            Err(ReportError::Permission(refused)) if !is_marker => assert_eq!(refused, request),
+            other => panic!("{other:?}: {request:?}"),
+        }
+        assert!(!has_marker(&reporter, 1, 5));
+    }
+    assert!(is_empty(&mut responder));
+}
+
+#[test]
+fn marker_is_the_same_to_a_router() {
+    let router = FaultRouter::new(&Options::new(), |ended| panic!("{ended:?}")).unwrap();
+    for (request, is_marker) in requests_for_no_access() {
+        match router.report(request) {
+            Ok(Routed::StopMarker) if is_marker => {
+                router.wait_stop_marker(1, 5, Duration::ZERO).unwrap();
+            }
+            Err(ReportError::Permission(refused)) if !is_marker => assert_eq!(refused, request),
+            other => panic!("{other:?}: {request:?}"),
+        }
+        router.wait_stop_marker(1, 5, Duration::ZERO).unwrap_err();
+    }
 }
 
 fn latest_markers_are_kept(make: MakeAnyFault) {

@@ -11,8 +11,8 @@ use common::fault::*;
 use common::{SOON, soon};
 use recordfd::TryRecvError;
 use recordfd::fault::{
-    Cause, FaultCompletion, FaultReporter, FaultRequest, Options, ReportError, Reported, RespondError,
-    ResponseCode,
+    Cause, FaultCompletion, FaultModel, FaultReporter, FaultRequest, Options, ReportError, Reported,
+    RespondError, ResponseCode,
 };
 
 use ResponseCode::{Invalid, Success};
@@ -132,8 +132,9 @@ fn half_made_group_completes_at_its_age_and_not_before(make: MakeAnyFault) {
     assert_eq!(reporter.next_deadline(), Some(due), "a further page does not prolong it");
     assert_eq!(reporter.process(due - MOMENT), 0);
     assert_eq!(reporter.process(due), 1);
-    let (code, cause) = (Invalid, Cause::Unfinished);
-    let unfinished = FaultCompletion { dev_id: 1, pasid: Some(1), prg_index: 3, cookie: 0, code, cause };
+    let (code, cause, model) = (Invalid, Cause::Unfinished, FaultModel::Pri);
+    let unfinished =
+        FaultCompletion { dev_id: 1, pasid: Some(1), prg_index: 3, cookie: 0, code, cause, model };
     assert_eq!(collect(&reporter), [unfinished]);
     let counters = reporter.counters();
     assert_eq!((counters.unfinished, counters.half_made, counters.in_flight), (1, 0, 0));

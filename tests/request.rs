@@ -160,6 +160,7 @@ fn unanswered_request_completes_at_its_deadline_and_its_late_answer_frees_the_sl
     assert!(pending.is_cancelled() && reporter.next_deadline().is_none());
     let counters = reporter.counters();
     assert_eq!((counters.in_flight, counters.unanswered, counters.deadline), (1, 0, 1), "it is held");
+    assert_eq!(counters.late_answers_pending, 1);
     match pending.respond(R::YES) {
         Ok(()) | Err(RespondError::StaleCookie) => {}
         other => panic!("{other:?}"),
@@ -167,6 +168,7 @@ fn unanswered_request_completes_at_its_deadline_and_its_late_answer_frees_the_sl
     assert!(ended(&reporter).is_empty());
     let counters = reporter.counters();
     assert_eq!((counters.in_flight, counters.late_answers), (0, 1));
+    assert_eq!(counters.late_answers_pending, 0);
 }
 
 fn default_deadline_is_a_minute<R: Sample>(make: MakeRequest<R>) {

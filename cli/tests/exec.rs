@@ -88,6 +88,21 @@ fn page_faults_are_answered_by_a_program() {
 }
 
 #[test]
+fn stalls_of_an_smmu_are_fed_too() {
+    // The record does not say that it is a stall; no page request of PRI has such an index, or PRIV without a PASID.
+    let privileged = PgFault {
+        flags: PgFaultFlags::LAST_PAGE,
+        dev_id: 1,
+        perm: PgFaultPerm::READ | PgFaultPerm::PRIV,
+        ..PgFault::default()
+    };
+    let records = [fault(0x1234, 0x1000, true), hex_of(&privileged)];
+    let ran = python("--format iommufd.pgfault --respond-timeout 20000", PAGER, &records);
+    assert_eq!((ran.status, ran.stderr.as_str()), (0, ""));
+    assert_eq!(answers(&ran).len(), 2);
+}
+
+#[test]
 fn records_come_from_a_file_and_the_status_is_the_programs() {
     let path = file("faults", &[fault(1, 0x1000, true)]);
     let words = format!("--format iommufd.pgfault --from {} --respond-timeout 20000", path.display());

@@ -67,8 +67,8 @@ impl Server {
         let faults = FaultReporter::attach(UnattachedEnd::recv_from(control)?, &options)?;
         let options = request::Options::new().repeat_every(Some(repeat_every));
         let request = |(pasid, prg_index, perm, addr, last)| {
-            let pasid = Some(pasid);
-            FaultRequest { dev_id: device, pasid, prg_index, perm, last, addr, length: 0x1000 }
+            let (pasid, length) = (Some(pasid), 0x1000);
+            FaultRequest { dev_id: device, pasid, prg_index, perm, last, addr, length, ..Default::default() }
         };
         Ok(Self {
             device,

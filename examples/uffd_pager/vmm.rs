@@ -133,13 +133,13 @@ impl Vmm<'_> {
             self.pages[page] = Page::Asked;
             self.backlog.push(FaultRequest {
                 dev_id: DEVICE,
-                pasid: None,
                 prg_index: slot as u32,
                 perm: if write { PgFaultPerm::WRITE } else { PgFaultPerm::READ },
                 last: true,
                 // As a device sees the memory; where this process has mapped it concerns nobody else.
                 addr: (page * PAGE_SIZE) as u64,
                 length: PAGE_SIZE as u32,
+                ..FaultRequest::default()
             });
         }
         Ok(())

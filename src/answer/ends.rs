@@ -28,7 +28,7 @@ impl<A: MustAnswer> Answerer<A> {
     pub(crate) fn respond(&self, cookie: u32, verdict: A::Verdict) -> Result<(), RespondError<()>> {
         match self {
             #[cfg(feature = "local")]
-            Self::Local(responder) => responder.respond_batch(&[A::answer(cookie, verdict)]).map(|_| ()),
+            Self::Local(responder) => responder.apply(&[A::answer(cookie, verdict)]).map(|_| ()),
             Self::Remote(responder) => responder.respond(cookie, verdict),
         }
     }
@@ -156,7 +156,15 @@ impl<A: MustAnswer> Responder<A> {
         let sink = |cookie, place| sink(Token { answerer: answerer.clone(), cookie, place });
         match self {
             #[cfg(feature = "local")]
-            Self::Local(reader) => reader.read(pages, most, sink),
+            Self::Local(reader) => {
+                let (mut sink, mut filled) = (sink, 0);
+                reader.read(pages.len(), most, |group| {
+                    let place = filled..filled + group.len();
+                    pages[place.clone()].copy_from_slice(group);
+                    filled = place.end;
+                    sink(group[0].cookie(), place);
+                })
+            }
             Self::Remote(reader) => reader.read(pages, most, sink),
         }
     }

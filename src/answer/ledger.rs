@@ -106,6 +106,8 @@ pub(crate) struct Ledger<A: MustAnswer> {
     /// Slots whose group the responder is to be told of, and some that have been answered since. They are
     /// told before any slot is used again, so there are no more than slots.
     untold: VecDeque<u32>,
+    /// Slots that are held and whose group is completed.
+    late_pending: u32,
     counters: LedgerCounters,
 }
 
@@ -137,6 +139,7 @@ impl<A: MustAnswer> Ledger<A> {
             devices: DeviceCounts::new(depth, per_device),
             deadline,
             untold: VecDeque::with_capacity(depth as usize),
+            late_pending: 0,
             counters: LedgerCounters::default(),
         }
     }
@@ -191,6 +194,7 @@ impl<A: MustAnswer> Ledger<A> {
                 true
             }
             state => {
+                self.late_pending -= 1;
                 self.counters.late_answers += 1;
                 if matches!(state, State::Zombie) {
                     self.set_free(index);
@@ -243,6 +247,7 @@ impl<A: MustAnswer> Ledger<A> {
                 self.set_free(index);
             }
         }
+        self.late_pending = 0;
     }
 
     /// Takes the next completion out.
@@ -312,6 +317,11 @@ impl<A: MustAnswer> Ledger<A> {
         self.slots.len() as u32 - self.free.len()
     }
 
+    /// Slots of groups that were completed without their answer and may still get it: done and held, and zombies.
+    pub(crate) fn late_pending(&self) -> u32 {
+        self.late_pending
+    }
+
     pub(crate) fn depth(&self) -> u32 {
         self.slots.len() as u32
     }
@@ -360,7 +370,9 @@ impl<A: MustAnswer> Ledger<A> {
     fn complete(&mut self, index: u32, verdict: A::Verdict, cause: Cause) {
         self.open.remove(&mut self.slots, index);
         self.done.push(&mut self.slots, index);
-        self.slots[index as usize].state = State::Done(verdict, cause);
+        let slot = &mut self.slots[index as usize];
+        slot.state = State::Done(verdict, cause);
+        self.late_pending += u32::from(slot.held);
         let counters = &mut self.counters;
         match cause {
             Cause::Answered => counters.answered += 1,

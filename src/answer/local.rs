@@ -3,7 +3,8 @@
 //!
 //! An answer is applied when the call that gives it returns: from then on nothing else can complete its
 //! group. A group that is unread when it is withdrawn is never received. The ledger is the reporter's
-//! alone, so that the lock is held for little more than copying records and answers.
+//! alone, so that the lock is held for little more than copying records and answers. It is not held while memory of
+//! the caller is read or written, which may be a page whose fault waits.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -28,6 +29,9 @@ mod reader;
 mod repeat_models;
 
 pub(crate) use reader::LocalReader;
+
+/// The most answers that are applied under one lock.
+const ANSWERS: usize = 64;
 
 /// What the two sides share.
 #[derive(Debug)]
@@ -118,6 +122,8 @@ struct State<A: MustAnswer> {
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
     cookie: u32,
+    /// How many records it has.
+    records: u32,
     stage: Stage,
     /// How often the reporter has sent it again.
     repeats: u32,
@@ -181,7 +187,8 @@ impl<A: MustAnswer> Exchange<A> {
         let reporter =
             LocalReporter { exchange: exchange.clone(), waiter: Waiter::new(), owner: Owner::this_process() };
         let responder = Arc::new(LocalResponder { exchange, owner: Owner::this_process() });
-        Ok((reporter, LocalReader::new(responder)))
+        let most = reporter.most();
+        Ok((reporter, LocalReader::new(responder, most)))
     }
 
     /// How often completions have come about, for [`wait_change`](Self::wait_change).
@@ -277,11 +284,14 @@ impl<A: MustAnswer> LocalReporter<A> {
             return Err(TrySendError::Full(()));
         }
         let State { unread, places, .. } = &mut *state;
+        let mut length = 0;
         for record in &records[..count] {
             unread.push_back(*record);
+            length += 1;
             if record.is_last() {
                 let cookie = record.cookie();
-                places[self.exchange.slot_of(cookie)].cookie = cookie;
+                let place = &mut places[self.exchange.slot_of(cookie)];
+                (place.cookie, place.records) = (cookie, std::mem::take(&mut length));
             }
         }
         self.exchange.records_bell.set_work(true);
@@ -446,14 +456,34 @@ pub(crate) struct LocalResponder<A: MustAnswer> {
 
 impl<A: MustAnswer> LocalResponder<A> {
     /// Applies answers in order, up to the first bad one; returns how many.
+    ///
+    /// They are read without the lock: the caller's memory may be a page whose fault waits.
     pub(crate) fn respond_batch(&self, batch: &[A::Answer]) -> Result<usize, RespondError<()>> {
+        let Some(first) = batch.first() else { return self.apply(&[]) };
+        let (mut copies, mut count) = ([*first; ANSWERS], 0);
+        for answers in batch.chunks(ANSWERS) {
+            copies[..answers.len()].copy_from_slice(answers);
+            match self.apply(&copies[..answers.len()]) {
+                Err(error) if count == 0 => return Err(error),
+                Err(_) => break,
+                Ok(applied) => count += applied,
+            }
+            if count % ANSWERS != 0 {
+                break;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Applies answers as [`respond_batch`](Self::respond_batch), from memory that is there.
+    pub(crate) fn apply(&self, answers: &[A::Answer]) -> Result<usize, RespondError<()>> {
         let mut guard = lock(&self.exchange.state);
         let state = &mut *guard;
         if state.reporter_gone {
             return Err(RespondError::Closed);
         }
         let (mut count, mut outcome) = (0, Ok(0));
-        for answer in batch {
+        for answer in answers {
             let (cookie, verdict) = A::verdict(answer);
             if verdict.is_none() {
                 outcome = Err(RespondError::Code);
@@ -491,7 +521,7 @@ impl<A: MustAnswer> LocalResponder<A> {
     /// Gives the group its negative answer.
     pub(crate) fn give_up(&self, cookie: u32) {
         if self.owner.is_this_process() {
-            let _ = self.respond_batch(&[A::answer(cookie, A::NEGATIVE)]);
+            let _ = self.apply(&[A::answer(cookie, A::NEGATIVE)]);
         }
     }
 

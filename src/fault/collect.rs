@@ -11,7 +11,7 @@ use crate::answer::list::{Linked, Links, List};
 use crate::answer::{Cause, MustAnswer};
 
 /// Which group a page belongs to. The hardware's index tells apart the half-made groups of one address
-/// space of one device, and nothing more.
+/// space of one device, and nothing more; a stall has the index of none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     dev_id: u32,
@@ -235,14 +235,7 @@ impl Collector {
             self.unlink(place);
             self.free.push(&mut self.groups, place);
             let Key { dev_id, tag } = self.groups[place as usize].key;
-            self.unfinished.push_back(FaultCompletion {
-                dev_id,
-                pasid: tag.pasid,
-                prg_index: tag.prg_index,
-                cookie: 0,
-                code: ResponseCode::Invalid,
-                cause: Cause::Unfinished,
-            });
+            self.unfinished.push_back(tag.completion(dev_id, 0, ResponseCode::Invalid, Cause::Unfinished));
             expired += 1;
         }
         expired

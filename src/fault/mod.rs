@@ -28,6 +28,19 @@
 //! A group that was completed while the responder has it, or will, keeps its place in the channel until
 //! its late answer has come, so that the answer cannot be taken for that of another group.
 //!
+//! # Room that does not come back
+//!
+//! A responder that is killed hangs up, which completes everything. It does not hang up while another process, such
+//! as a supervisor, holds a copy of its descriptor:
+//!
+//! - Open groups then complete by their [deadline](Options::deadline), so set one.
+//! - Their room does not come back, since nobody can know that their late answers never come.
+//!   [`late_answers_pending`](FaultReporterCounters::late_answers_pending) counts such groups: a supervisor watches
+//!   whether the count falls again. The rest of the depth stays in use.
+//! - Replacing the channel gives the room back. On a socket, so does a new responder on the copy: it names the
+//!   cookies of the completions to [`FaultResponder::resume_socket`], and answers them late. An end in shared memory
+//!   is attached once only.
+//!
 //! # Waiting
 //!
 //! Each end is one descriptor ([`AsFd`](std::os::fd::AsFd)), level-triggered: readable while groups, or
@@ -101,7 +114,7 @@ pub use crate::answer::Cause;
 pub use crate::error::RespondError;
 pub use options::Options;
 pub use reporter::{FaultReporter, FaultReporterCounters};
-pub use request::{FaultCompletion, FaultRequest, ReportError, Reported, ResponseCode};
+pub use request::{FaultCompletion, FaultModel, FaultRequest, ReportError, Reported, ResponseCode};
 pub use responder::{FaultGroup, FaultResponder};
 pub use router::{
     AttachError, Executor, FaultHandle, FaultRouter, FaultSource, FaultWork, HandleCounters, Routed,
@@ -132,7 +145,7 @@ use crate::error::Error;
 ///     perm: PgFaultPerm::WRITE,
 ///     last: true,
 ///     addr: 0x1000,
-///     length: 0,
+///     ..FaultRequest::default()
 /// })?;
 ///
 /// let mut pages = [PgFault::default(); 32];

@@ -47,11 +47,14 @@ struct Shared {
 /// What a reporter and its clones have seen so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultReporterCounters {
-    /// Groups on their way now, zombies included: what is held against the depth.
+    /// Groups on their way now, those included whose late answer may still come: what is held against the depth.
     pub in_flight: u32,
     /// Groups published and not completed now.
     pub unanswered: u32,
-    /// How long the oldest of them has been.
+    /// Groups completed without their answer that still take up room now, for it may still come: a part of
+    /// [`in_flight`](Self::in_flight). See [Room that does not come back](super#room-that-does-not-come-back).
+    pub late_answers_pending: u32,
+    /// How long the oldest unanswered group has been published.
     pub oldest: Option<Duration>,
     /// Groups that wait for their last page now.
     pub half_made: u32,
@@ -189,9 +192,8 @@ impl FaultReporter {
     ///     pasid: Some(5),
     ///     prg_index: 3,
     ///     perm: PgFaultPerm::READ,
-    ///     last: false,
     ///     addr: 0x1000,
-    ///     length: 0,
+    ///     ..FaultRequest::default()
     /// };
     /// assert_eq!(reporter.report(page)?, Reported::HalfMade);
     /// let Reported::Group { cookie } = reporter.report(FaultRequest { last: true, addr: 0x2000, ..page })?
@@ -357,6 +359,7 @@ impl FaultReporter {
         FaultReporterCounters {
             in_flight: ledger.in_flight(),
             unanswered: ledger.unanswered(),
+            late_answers_pending: ledger.late_pending(),
             oldest: ledger.oldest().map(|since| since.elapsed()),
             half_made: state.collector.len(),
             answered: ended.answered,

@@ -9,13 +9,44 @@ use crate::answer::{Cause, Completion, MustAnswer, PublishError};
 
 /// The largest PASID: 20 bits (PCIe Base Specification, "PASID TLP Prefix").
 pub(super) const MAX_PASID: u32 = (1 << 20) - 1;
-/// The largest page request group index: 9 bits (PCIe Base Specification, "Page Request Message").
-const MAX_PRG_INDEX: u32 = (1 << 9) - 1;
+
+/// How a device asks for pages, which decides what a [`FaultRequest`] may say.
+///
+/// Two groups of one device that differ in this are different groups, also with the same index.
+///
+/// Source: PCIe Base Specification, "Page Request Message"; Arm SMMUv3 (IHI 0070), "Stall model" and the event
+/// records F_TRANSLATION to F_PERMISSION; Linux `drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3.c`,
+/// `arm_smmu_handle_event()`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum FaultModel {
+    /// PCIe Page Request Interface: the function sends a page request.
+    ///
+    /// It asks for READ, WRITE or both. EXEC and PRIV are part of a PASID, so they need one.
+    #[default]
+    Pri,
+    /// SMMUv3 stall model: the SMMU has stalled a transaction, and CMD_RESUME ends that.
+    ///
+    /// It asks for READ or for WRITE; PRIV and EXEC need no SubstreamID. Each stall is a whole group, and none is a
+    /// Stop Marker.
+    Stall,
+}
+
+impl FaultModel {
+    /// The largest group index.
+    const fn max_index(self) -> u32 {
+        match self {
+            Self::Pri => (1 << 9) - 1,
+            Self::Stall => u16::MAX as u32,
+        }
+    }
+}
 
 /// One page request of a device.
 ///
-/// With `last`, no READ, no WRITE and a PASID it is a Stop Marker: the end of the PASID's requests, which
-/// is never answered.
+/// A page request of [`FaultModel::Pri`] with a PASID and `last`, but without READ and WRITE, is a Stop Marker: the
+/// end of the PASID's requests, which is never answered. Its EXEC and PRIV, its address and its length say nothing.
+/// Without a PASID there is none, since nothing could [wait](super::FaultReporter::wait_stop_marker) for it: such a
+/// request is refused. (In a RISC-V queue a Stop Marker needs no PASID; Arm calls the same bits a page request.)
 ///
 /// Source: PCIe Base Specification, "Page Request Message"; Linux `include/linux/iommu.h`,
 /// `struct iommu_fault_page_request`.
@@ -23,49 +54,99 @@ const MAX_PRG_INDEX: u32 = (1 << 9) - 1;
 pub struct FaultRequest {
     /// The device, as an iommufd object id.
     pub dev_id: u32,
-    /// The process address space, 20 bits, if the request has one.
+    /// The process address space, 20 bits, if the request has one; of a stall the SubstreamID.
     pub pasid: Option<u32>,
-    /// The hardware's index of the page request group, 9 bits. No identity: two groups that are open at
-    /// the same time may carry the same one.
+    /// The hardware's index of the page request group, 9 bits; of a stall the STAG, 16 bits. No identity: two
+    /// groups that are open at the same time may carry the same one.
     pub prg_index: u32,
-    /// The accesses asked for: READ or WRITE; EXEC and PRIV beside them and with a PASID only.
+    /// The accesses asked for, as [`model`](Self::model) allows them.
     pub perm: PgFaultPerm,
-    /// The last page of its group, which is answered as a whole.
+    /// The last page of its group, which is answered as a whole. Always set in a stall.
     pub last: bool,
     /// The faulting address, in bytes.
     pub addr: u64,
     /// A hint how many bytes the device will touch from `addr`; 0 is no hint.
     pub length: u32,
+    /// How the device asks: by a page request of PRI, or by a stall.
+    pub model: FaultModel,
 }
 
 impl FaultRequest {
-    /// What the request is, if it is one that PCIe allows.
+    /// The request that `fault` is a record of. The record does not say by which model it came.
+    ///
+    /// Its cookie, `reserved` and other flags are dropped.
+    ///
+    /// # Examples
+    ///
+    /// From an SMMU's event to the channel:
+    ///
+    /// ```
+    /// use recordfd::fault::{self, FaultModel, FaultRequest, Options, Reported};
+    /// use recordfd::uapi::hw::smmuv3::{Access, Event, EventRecord, TranslationFault};
+    ///
+    /// # #[cfg(feature = "local")] {
+    /// # let access = Access { read: true, privileged: true, ..Access::default() };
+    /// # let fault = TranslationFault { stag: Some(0x1234), access, ..TranslationFault::default() };
+    /// # let event = Event::FTranslation(fault);
+    /// # let bytes = EventRecord { stream_id: 0x100, substream_id: None, event }.encode()?;
+    /// let (fault, _loss) = EventRecord::decode(&bytes).to_fault(1, 0)?;
+    /// let request = FaultRequest::from_fault(&fault, FaultModel::Stall);
+    /// assert_eq!(request.prg_index, 0x1234); // the STAG
+    ///
+    /// let (reporter, responder) = fault::channel(&Options::new())?;
+    /// assert!(matches!(reporter.report(request)?, Reported::Group { .. }));
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn from_fault(fault: &PgFault, model: FaultModel) -> Self {
+        Self {
+            dev_id: fault.dev_id,
+            pasid: fault.flags.contains(PgFaultFlags::PASID_VALID).then_some(fault.pasid),
+            prg_index: fault.grpid,
+            perm: fault.perm,
+            last: fault.flags.contains(PgFaultFlags::LAST_PAGE),
+            addr: fault.addr,
+            length: fault.length,
+            model,
+        }
+    }
+
+    /// What the request is, if it is one that its model has.
     pub(super) fn kind(&self) -> Result<Kind, ReportError> {
         if self.pasid.is_some_and(|pasid| pasid > MAX_PASID) {
             return Err(ReportError::Pasid(*self));
         }
-        if self.prg_index > MAX_PRG_INDEX {
+        if self.prg_index > self.model.max_index() {
             return Err(ReportError::PrgIndex(*self));
         }
-        let access = PgFaultPerm::READ | PgFaultPerm::WRITE;
-        let with_pasid = PgFaultPerm::EXEC | PgFaultPerm::PRIV;
-        match self.pasid {
-            Some(pasid) if self.last && self.perm.is_empty() => Ok(Kind::StopMarker { pasid }),
-            _ if !self.perm.intersects(access) => Err(ReportError::Permission(*self)),
-            None if self.perm.intersects(with_pasid) => Err(ReportError::Permission(*self)),
-            _ if !(access | with_pasid).contains(self.perm) => Err(ReportError::Permission(*self)),
+        let access = self.perm & (PgFaultPerm::READ | PgFaultPerm::WRITE);
+        let others = self.perm & (PgFaultPerm::EXEC | PgFaultPerm::PRIV);
+        let allowed = match self.model {
+            // EXEC and PRIV are reserved in a Stop Marker.
+            FaultModel::Pri if self.last && access.is_empty() => self.pasid.is_some(),
+            FaultModel::Pri => !access.is_empty() && (self.pasid.is_some() || others.is_empty()),
+            // RnW is one bit.
+            FaultModel::Stall => access == PgFaultPerm::READ || access == PgFaultPerm::WRITE,
+        };
+        if !allowed || self.perm != access | others {
+            return Err(ReportError::Permission(*self));
+        }
+        match (self.model, self.pasid) {
+            (FaultModel::Stall, _) if !self.last => Err(ReportError::StallNotLast(*self)),
+            // Of PRI, for a stall has an access.
+            (_, Some(pasid)) if access.is_empty() => Ok(Kind::StopMarker { pasid }),
             _ => Ok(Kind::Page),
         }
     }
 
     pub(crate) fn tag(&self) -> Tag {
-        Tag { pasid: self.pasid, prg_index: self.prg_index, via: 0 }
+        // Nothing is cut off what `kind` takes.
+        Tag { pasid: self.pasid, via: 0, prg_index: self.prg_index as u16, model: self.model }
     }
 
     /// How the request's group ended that was never published.
     pub(super) fn unpublished(&self, cause: Cause) -> FaultCompletion {
-        let Self { dev_id, pasid, prg_index, .. } = *self;
-        FaultCompletion { dev_id, pasid, prg_index, cookie: 0, code: ResponseCode::Invalid, cause }
+        self.tag().completion(self.dev_id, 0, ResponseCode::Invalid, cause)
     }
 
     /// The fault on the wire, in no group yet.
@@ -95,9 +176,27 @@ pub(super) enum Kind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Tag {
     pub(super) pasid: Option<u32>,
-    pub(super) prg_index: u32,
     /// What of a router it went through; 0 for nothing.
     pub(super) via: u32,
+    pub(super) prg_index: u16,
+    pub(super) model: FaultModel,
+}
+
+// There is one in each slot of a ledger.
+static_assertions::const_assert!(size_of::<Tag>() <= 16);
+
+impl Tag {
+    /// How the group of `dev_id` ended that has this tag.
+    pub(super) fn completion(
+        self,
+        dev_id: u32,
+        cookie: u32,
+        code: ResponseCode,
+        cause: Cause,
+    ) -> FaultCompletion {
+        let Self { pasid, prg_index, model, .. } = self;
+        FaultCompletion { dev_id, pasid, prg_index: prg_index.into(), cookie, code, cause, model }
+    }
 }
 
 impl MustAnswer for PgFault {
@@ -176,7 +275,7 @@ pub struct FaultCompletion {
     pub dev_id: u32,
     /// The process address space, if its requests had one.
     pub pasid: Option<u32>,
-    /// The hardware's index of the group.
+    /// The hardware's index of the group; of a stall its STAG.
     pub prg_index: u32,
     /// What the group was published as; 0 if it never was.
     pub cookie: u32,
@@ -184,20 +283,21 @@ pub struct FaultCompletion {
     pub code: ResponseCode,
     /// Why it is this one.
     pub cause: Cause,
+    /// How the device asked: a stall is ended by CMD_RESUME, a page request answered by a PRG Response.
+    pub model: FaultModel,
 }
 
 impl Default for FaultCompletion {
     /// Of no group: to fill a buffer with.
     fn default() -> Self {
-        let (code, cause) = (ResponseCode::Invalid, Cause::HungUp);
-        Self { dev_id: 0, pasid: None, prg_index: 0, cookie: 0, code, cause }
+        Tag::default().completion(0, 0, ResponseCode::Invalid, Cause::HungUp)
     }
 }
 
 impl From<Completion<PgFault>> for FaultCompletion {
     fn from(completion: Completion<PgFault>) -> Self {
         let Completion { cookie, dev_id, tag, verdict, cause } = completion;
-        Self { dev_id, pasid: tag.pasid, prg_index: tag.prg_index, cookie, code: verdict, cause }
+        tag.completion(dev_id, cookie, verdict, cause)
     }
 }
 
@@ -240,10 +340,12 @@ pub enum ReportError {
     StopMarkerInGroup(FaultRequest),
     /// The PASID has more than 20 bits (`EINVAL`).
     Pasid(FaultRequest),
-    /// The page request group index has more than 9 bits (`EINVAL`).
+    /// The page request group index has more than 9 bits, or the STAG of a stall more than 16 (`EINVAL`).
     PrgIndex(FaultRequest),
-    /// The accesses are none, unknown, or such as need a PASID (`EINVAL`).
+    /// The accesses are none, unknown, or such as the request's [`FaultModel`] does not have (`EINVAL`).
     Permission(FaultRequest),
+    /// A stall without `last`: each stall is a whole group (`EINVAL`).
+    StallNotLast(FaultRequest),
     /// The responder is gone, or broke the format (`EPIPE`).
     Closed(FaultRequest),
     /// The system call failed for another reason.
@@ -271,6 +373,7 @@ impl ReportError {
             | Self::Pasid(request)
             | Self::PrgIndex(request)
             | Self::Permission(request)
+            | Self::StallNotLast(request)
             | Self::Closed(request)
             | Self::Io(request, _) => request,
         }
@@ -281,9 +384,11 @@ impl ReportError {
         match self {
             Self::Full(_) | Self::DeviceFull(_) | Self::HalfMadeFull(_) => libc::EAGAIN,
             Self::TooLarge(_) => libc::EMSGSIZE,
-            Self::StopMarkerInGroup(_) | Self::Pasid(_) | Self::PrgIndex(_) | Self::Permission(_) => {
-                libc::EINVAL
-            }
+            Self::StopMarkerInGroup(_)
+            | Self::Pasid(_)
+            | Self::PrgIndex(_)
+            | Self::Permission(_)
+            | Self::StallNotLast(_) => libc::EINVAL,
             Self::Closed(_) => libc::EPIPE,
             Self::Io(_, source) => source.raw_os_error().unwrap_or(libc::EIO),
         }
@@ -299,8 +404,11 @@ impl fmt::Display for ReportError {
             Self::TooLarge(_) => "the group has more page faults than one can have",
             Self::StopMarkerInGroup(_) => "a Stop Marker while a group of its PASID waits for its last page",
             Self::Pasid(_) => "the PASID has more than 20 bits",
-            Self::PrgIndex(_) => "the page request group index has more than 9 bits",
-            Self::Permission(_) => "the accesses are none, unknown, or such as need a PASID",
+            Self::PrgIndex(_) => {
+                "the page request group index has more than 9 bits, or a stall's STAG more than 16"
+            }
+            Self::Permission(_) => "the accesses are none, unknown, or such as the request cannot ask for",
+            Self::StallNotLast(_) => "a stall that is not the last page of its group",
             Self::Closed(_) => "the responder is gone",
             Self::Io(..) => "reporting failed",
         })

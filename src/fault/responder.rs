@@ -242,7 +242,7 @@ impl FaultResponder {
         groups: &mut [Option<FaultGroup>],
     ) -> Result<usize, TryRecvError> {
         let most = groups.iter().filter(|group| group.is_none()).count();
-        // Empty ones only: dropping a group takes a lock that the read holds.
+        // Empty ones only: dropping a group would answer it.
         let mut slots = groups.iter_mut().filter(|group| group.is_none());
         let mut count = 0;
         // A read may bring a part of a group, or a notice.
@@ -274,7 +274,7 @@ impl FaultResponder {
     /// Answers groups by their cookies, in order, up to the first that cannot be answered; returns how
     /// many.
     ///
-    /// One lock and one wake-up, and on a socket one write for up to 16 KiB.
+    /// Between threads one lock and one wake-up for up to 64 answers, on a socket one write for up to 16 KiB.
     ///
     /// # Errors
     ///

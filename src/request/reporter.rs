@@ -51,7 +51,11 @@ pub struct ReporterCounters {
     pub in_flight: u32,
     /// Requests published and not completed now.
     pub unanswered: u32,
-    /// How long the oldest of them has been.
+    /// Requests completed without their answer that still take up room now, for it may still come: a part of
+    /// [`in_flight`](Self::in_flight). See
+    /// [page faults](crate::fault#room-that-does-not-come-back).
+    pub late_answers_pending: u32,
+    /// How long the oldest unanswered request has been published.
     pub oldest: Option<Duration>,
     /// Requests completed by their answer.
     pub answered: u64,
@@ -247,6 +251,7 @@ impl<R: Request> Reporter<R> {
         ReporterCounters {
             in_flight: ledger.in_flight(),
             unanswered: ledger.unanswered(),
+            late_answers_pending: ledger.late_pending(),
             oldest: ledger.oldest().map(|since| since.elapsed()),
             answered: ended.answered,
             detached: ended.detached,

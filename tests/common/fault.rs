@@ -136,7 +136,7 @@ pub fn responder_and_peer(options: &Options) -> (FaultResponder, UnixStream) {
 pub fn page(dev_id: u32, prg_index: u32) -> FaultRequest {
     let addr = 0x1000 * u64::from(prg_index);
     let perm = PgFaultPerm::READ;
-    FaultRequest { dev_id, pasid: Some(1), prg_index, perm, last: true, addr, length: 0 }
+    FaultRequest { dev_id, pasid: Some(1), prg_index, perm, last: true, addr, ..FaultRequest::default() }
 }
 
 /// A group of `count` pages.

@@ -45,6 +45,8 @@ impl Model {
         }
         self.done += 1;
         self.counters.unanswered -= 1;
+        // Until it is forgotten.
+        self.counters.late_answers_pending += 1;
         let counter = match cause {
             Cause::Answered => &mut self.counters.answered,
             Cause::Detached => &mut self.counters.detached,
@@ -55,11 +57,13 @@ impl Model {
         *counter += 1;
     }
 
-    /// Notes that nobody can answer a group any more.
+    /// Notes that nobody can answer a group any more, which has ended.
     fn forget(&mut self, handle: usize) {
         let group = self.group(handle);
-        group.place = Place::Gone;
-        if group.collected {
+        let was_there = std::mem::replace(&mut group.place, Place::Gone) != Place::Gone;
+        let collected = group.collected;
+        self.counters.late_answers_pending -= u32::from(was_there);
+        if collected {
             self.release(handle);
         }
     }
@@ -207,7 +211,7 @@ impl Model {
 
     /// Whether this is a completion that is due, and the next one.
     pub(crate) fn check_completion(&mut self, completion: &FaultCompletion) {
-        let FaultCompletion { dev_id, pasid, prg_index, cookie, code, cause } = *completion;
+        let FaultCompletion { dev_id, pasid, prg_index, cookie, code, cause, .. } = *completion;
         if cookie == 0 {
             let half = self.unfinished.pop_front().expect("an unfinished group");
             assert_eq!((dev_id, pasid, prg_index), (half.dev_id, half.pasid, half.prg_index));

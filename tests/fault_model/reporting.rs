@@ -9,12 +9,10 @@ impl<C: Choices> Machine<C> {
         FaultRequest {
             // The first device asks for most.
             dev_id: DEVICES.get(device).copied().unwrap_or(DEVICES[0]),
-            pasid: None,
-            prg_index: 0,
             perm: PgFaultPerm::READ,
             last: true,
             addr: self.addresses,
-            length: 0,
+            ..FaultRequest::default()
         }
     }
 
@@ -82,7 +80,7 @@ impl<C: Choices> Machine<C> {
         match self.choices.below(3) {
             0 => request.pasid = Some(1 << 20),
             1 => request.prg_index = 512,
-            _ => request.perm = PgFaultPerm::EXEC,
+            _ => request.perm = PgFaultPerm::from_bits_retain(0x10),
         }
     }
 

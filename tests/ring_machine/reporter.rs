@@ -95,7 +95,7 @@ impl<C: Choices> Machine<C> {
                 perm: PgFaultPerm::READ,
                 last: page == pages,
                 addr: u64::from(page),
-                length: 0,
+                ..FaultRequest::default()
             };
             match timed("report", || self.reporter.report(request)) {
                 Ok(Reported::HalfMade) => assert!(!request.last),

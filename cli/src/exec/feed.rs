@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use recordfd::event::{self, Sender};
-use recordfd::fault::{self, Cause, FaultCompletion, FaultReporter, FaultRequest, Reported};
+use recordfd::fault::{self, Cause, FaultCompletion, FaultModel, FaultReporter, FaultRequest, Reported};
 use recordfd::request::{self, Refusal, Reporter, Request};
 use recordfd::uapi::{
     AcpiNotify, DeviceRequest, Event, EventRecord, Format, MixedEvent, PageResponse, PciError, PciErrorV2,
-    PgFault, PgFaultFlags, Record, Sequenced, Smmuv3Event, Tegra241CmdqvEvent,
+    PgFault, Record, Sequenced, Smmuv3Event, Tegra241CmdqvEvent,
 };
 use recordfd::{Error, Options, TryRecvError, TrySendError, UnattachedEnd};
 
@@ -174,22 +174,19 @@ fn faults(options: &Exec, format: Format) -> Result<(Box<dyn Feed>, UnattachedEn
 
 impl Feed for Faults {
     fn send(&self, bytes: &[u8]) -> Sent {
-        use fault::ReportError::{Closed, DeviceFull, Full, HalfMadeFull};
+        use fault::ReportError::{Closed, DeviceFull, Full, HalfMadeFull, Permission, PrgIndex};
         let decoded =
             if self.is_headed { unheaded(bytes) } else { PgFault::decode(bytes).map_err(|e| e.to_string()) };
         let fault = match decoded {
             Ok(fault) => fault,
             Err(error) => return Sent::Bad(error),
         };
-        let reported = self.reporter.report(FaultRequest {
-            dev_id: fault.dev_id,
-            pasid: fault.flags.contains(PgFaultFlags::PASID_VALID).then_some(fault.pasid),
-            prg_index: fault.grpid,
-            perm: fault.perm,
-            last: fault.flags.contains(PgFaultFlags::LAST_PAGE),
-            addr: fault.addr,
-            length: fault.length,
-        });
+        let request = |model| FaultRequest::from_fault(&fault, model);
+        // The record does not say by which model it came: what no page request of PRI can be is a stall.
+        let reported = match self.reporter.report(request(FaultModel::Pri)) {
+            Err(PrgIndex(_) | Permission(_)) => self.reporter.report(request(FaultModel::Stall)),
+            outcome => outcome,
+        };
         match reported {
             Ok(Reported::HalfMade | Reported::Group { .. } | Reported::StopMarker) => Sent::Taken,
             Err(Full(_) | DeviceFull(_) | HalfMadeFull(_)) => Sent::Busy,

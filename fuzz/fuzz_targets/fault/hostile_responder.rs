@@ -136,12 +136,11 @@ impl Reporter<'_> {
             self.pages += 1;
             let request = FaultRequest {
                 dev_id,
-                pasid: None,
                 prg_index,
                 perm: PgFaultPerm::READ,
                 last: number == count,
                 addr: self.pages,
-                length: 0,
+                ..FaultRequest::default()
             };
             match self.reporter.report(request) {
                 Ok(Reported::HalfMade) => *self.half_made.entry((dev_id, prg_index)).or_insert(0) += 1,
@@ -307,7 +306,7 @@ impl Reporter<'_> {
         };
         assert_eq!(count, self.waiting().min(most));
         for completion in &out[..count] {
-            let FaultCompletion { dev_id, pasid: None, prg_index, cookie, code, cause } = *completion else {
+            let FaultCompletion { dev_id, pasid: None, prg_index, cookie, code, cause, .. } = *completion else {
                 panic!("{completion:?}")
             };
             let step = self.done.front_mut().unwrap();

@@ -31,7 +31,7 @@ fn publish(reporter: &mut Reporter<PgFault>) -> u32 {
 fn read(reader: &mut LocalReader<PgFault>) -> Option<u32> {
     reader.look(Some(Instant::now()));
     let mut cookie = None;
-    let _ = reader.read(&mut [PgFault::default()], 1, |read, _| cookie = Some(read));
+    let _ = reader.read(1, 1, |group| cookie = Some(group[0].cookie));
     cookie
 }
 
@@ -176,5 +176,33 @@ fn notice_wakes_a_responder_that_has_stopped_looking() {
             assert!(exchange.records_bell.bell.is_readable(), "lost wake-up: a notice");
         }
         assert_eq!(told.or_else(|| reader.responder.next_notice()), Some((cookie, Notice::Cancelled)));
+    });
+}
+
+#[test]
+fn other_side_reports_and_detaches_while_groups_are_copied() {
+    loom::model(|| {
+        let (mut reporter, mut reader, _) = sides(2);
+        publish(&mut reporter);
+        let thread = thread::spawn(move || {
+            publish(&mut reporter);
+            reporter.detach(|dev_id, _| dev_id == DEVICE);
+            reporter
+        });
+        let (mut thread, mut detached, mut copied) = (Some(thread), None, Vec::new());
+        let _ = reader.read(2, 2, |group| {
+            // The memory that the group is copied to waits for what the other side does.
+            if let Some(thread) = thread.take() {
+                detached = Some(thread.join().unwrap());
+            }
+            copied.push(group[0].cookie);
+        });
+        let mut reporter = detached.unwrap_or_else(|| thread.unwrap().join().unwrap());
+        for cookie in &copied {
+            assert!(reader.responder.respond_batch(&[answer(*cookie)]).is_err(), "its detach overlooked it");
+        }
+        let causes: Vec<_> = std::iter::from_fn(|| collect(&mut reporter)).collect();
+        assert_eq!(causes, [Cause::Detached; 2]);
+        assert_eq!((reporter.ledger().in_flight(), read(&mut reader)), (0, None), "a group was copied twice");
     });
 }

@@ -40,9 +40,8 @@ fn repeat(reporter: &mut Reporter<DeviceRequest>, record: DeviceRequest, count: 
 /// Reads at most one request; its cookie and how often it was asked before.
 fn read(reader: &mut LocalReader<DeviceRequest>) -> Option<(u32, u32)> {
     let mut found = None;
-    let mut record = [DeviceRequest::default()];
-    let _ = reader.read(&mut record, 1, |cookie, _| found = Some(cookie));
-    found.map(|cookie| (cookie, record[0].count))
+    let _ = reader.read(1, 1, |group| found = Some((group[0].cookie, group[0].count)));
+    found
 }
 
 fn answer(cookie: u32) -> DeviceAck {

@@ -43,6 +43,10 @@ pub struct HandleCounters {
     pub in_flight: u32,
     /// Groups that it was handed and that are not completed now.
     pub unanswered: u32,
+    /// Groups completed without their answer that still take up room now, for it may still come: a part of
+    /// [`in_flight`](Self::in_flight). See
+    /// [Room that does not come back](crate::fault#room-that-does-not-come-back).
+    pub late_answers_pending: u32,
     /// Groups completed by their answer.
     pub answered: u64,
     /// Groups completed because it was detached or replaced.
@@ -110,6 +114,7 @@ impl HandleCounters {
         Self {
             in_flight: ledger.in_flight(),
             unanswered: ledger.unanswered(),
+            late_answers_pending: ledger.late_pending(),
             answered: ended.answered,
             detached: ended.detached,
             hung_up: ended.hung_up,
