@@ -337,7 +337,8 @@ pub enum DrainError {
     /// Not in time (`ETIMEDOUT`).
     #[error("the queue was not read in time")]
     Timeout,
-    /// The other side is gone; what it had read by then is not known (`EPIPE`).
+    /// The other side is gone, and is not known to have read everything (`EPIPE`): on local and shared channels it has
+    /// not; on a socket that cannot be known.
     #[error("the other side is gone")]
     Closed,
     /// A system call failed.

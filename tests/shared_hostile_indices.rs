@@ -7,10 +7,12 @@ mod ring_ends;
 #[path = "common/ring_peer.rs"]
 mod ring_peer;
 
+use std::time::Duration;
+
 use common::*;
 use recordfd::event::Received;
 use recordfd::uapi::{AcpiOst, Record, RecordError};
-use recordfd::{TryRecvError, TrySendError, Violation};
+use recordfd::{DrainError, TryRecvError, TrySendError, Violation};
 use ring_ends::{RECEIVERS, REPLIES, SENDERS, violation};
 use ring_peer::Word;
 
@@ -125,6 +127,29 @@ fn indices_of_replies_are_believed_no_further() {
         peer.publish(&wire(0));
         assert_eq!(summary(rx.try_recv().unwrap()), (0, Some(0)));
         assert_eq!(violation(rx.try_recv()), INDEX);
+    }
+}
+
+#[test]
+fn index_of_this_side_that_the_peer_writes_over_is_not_read_back() {
+    let timeout = Some(Duration::from_millis(1));
+    for make in SENDERS {
+        let (mut tx, peer) = make(DEPTH);
+        (0..3).for_each(|number| tx.try_send(notify(0x80, number)).unwrap());
+        for read in 0..3 {
+            for lie in [read, 0, u32::MAX] {
+                peer.consumed.set(Word::Head, read);
+                peer.consumed.set(Word::Tail, lie);
+                assert!(!tx.is_drained().unwrap(), "{read} of 3 were read");
+                assert!(
+                    matches!(tx.wait_drained(timeout), Err(DrainError::Timeout)),
+                    "{read} of 3 were read"
+                );
+            }
+        }
+        peer.consumed.set(Word::Head, 3);
+        assert!(tx.is_drained().unwrap(), "all were read");
+        tx.wait_drained(timeout).unwrap();
     }
 }
 

@@ -182,17 +182,20 @@ impl<R: EventRecord> Sender<R> {
 
     /// Whether every accepted record has been read: reading is the acknowledgement.
     ///
+    /// After the receiver is gone, local and shared channels still answer: `Ok(true)` if it had read everything. On a
+    /// socket the kernel frees what was not read, so that the answer is [`DrainError::Closed`] in any case.
+    ///
     /// # Errors
     ///
-    /// [`DrainError::Closed`] when the receiver is gone and it is not known to have read everything.
+    /// [`DrainError::Closed`] when the receiver is gone and is not known to have read everything, [`DrainError::Io`].
     pub fn is_drained(&self) -> Result<bool, DrainError> {
         Ok(self.is_written() && self.0.records_watch.is_drained()?)
     }
 
     /// Waits until every accepted record has been read; `None` waits without limit.
     ///
-    /// On a socket the kernel does not tell, so this looks again every 50 us to 2 ms; on a shared channel only
-    /// while replies wait to be received.
+    /// On a socket the kernel does not notify the sender, so this checks again every 50 us to 2 ms; on a shared channel
+    /// only while replies wait to be received.
     ///
     /// # Errors
     ///

@@ -123,7 +123,7 @@ impl<R: EventRecord> SoleSender<R> {
     ///
     /// # Errors
     ///
-    /// [`DrainError::Closed`] when the receiver is gone and has not read everything.
+    /// [`DrainError::Closed`] when the receiver is gone and had not read everything.
     pub fn is_drained(&self) -> Result<bool, DrainError> {
         self.watch.is_drained()
     }

@@ -3,6 +3,7 @@
 //! A channel has two directions, records and replies. [`Tx`] is the producing end of one, [`Rx`] the
 //! consuming end, [`Watch`] what both may look at without being either.
 
+mod gone;
 #[cfg(feature = "local")]
 pub(crate) mod local;
 pub(crate) mod shared;

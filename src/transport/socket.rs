@@ -18,6 +18,7 @@ use nix::sys::socket::{
 };
 use recordfd_uapi::{Record, WRITE_MAX};
 
+use super::gone::{self, Unread};
 use super::{Taken, wait_for};
 use crate::error::{DrainError, Error, TryRecvError, TrySendError, Violation};
 use crate::sys;
@@ -316,10 +317,8 @@ impl<T> Watch<T> {
     }
 
     pub(crate) fn is_drained(&self) -> Result<bool, DrainError> {
-        let unread = sys::unread_bytes(self.0.as_fd()).map_err(DrainError::Io)?;
-        // A peer that hangs up frees what it has not read, which looks the same; in this order a
-        // hang-up between the two looks is not taken for a read.
-        if self.is_closed() { Err(DrainError::Closed) } else { Ok(unread == 0) }
+        let is_empty = || sys::unread_bytes(self.0.as_fd()).map(|unread| unread == 0);
+        gone::is_drained(Unread::IsFreed, is_empty, || self.is_closed())
     }
 
     /// The kernel tells nobody that a socket was read empty, so this looks again at growing intervals.
@@ -342,8 +341,7 @@ impl<T> Watch<T> {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        // Without requested events only a hang-up or an error makes poll report the socket.
-        wait_for(self.0.as_fd(), PollFlags::empty(), Some(Instant::now())).unwrap_or(false)
+        gone::has_hung_up(self.0.as_fd())
     }
 }
 
