@@ -73,6 +73,10 @@ pub enum Error {
     /// No offer is there: the end was attached before, or is none of a shared channel.
     #[error("the end was attached already, or is none of a shared channel")]
     AlreadyAttached,
+    /// The end is that of a shared channel: attach it with `from_shared`, or [`UnattachedEnd`](crate::UnattachedEnd)
+    /// with `attach`.
+    #[error("the end is of a shared channel, not of a socket")]
+    SharedEnd,
     /// The other side has hung up.
     #[error("the other side has hung up")]
     Closed,
@@ -96,7 +100,7 @@ impl Error {
     pub fn errno(&self) -> i32 {
         match self {
             Self::Option { .. } | Self::Format { .. } | Self::Description(_) => libc::EINVAL,
-            Self::BadOffer { .. } | Self::WrongEnd => libc::EINVAL,
+            Self::BadOffer { .. } | Self::WrongEnd | Self::SharedEnd => libc::EINVAL,
             Self::Offer(source) => source.errno(),
             Self::AlreadyAttached => libc::EBUSY,
             Self::TooManyInFlight => libc::ETOOMANYREFS,

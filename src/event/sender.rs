@@ -85,7 +85,7 @@ impl<R: EventRecord> Sender<R> {
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `R` is not of `format`, [`Error::NotASocket`], [`Error::Os`].
+    /// [`Error::Format`] when `R` is not of `format`, [`Error::NotASocket`], [`Error::SharedEnd`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Error> {
         let remote = adopt::<R>(socket, format)?;
         Ok(Self::new(Tx::Remote(remote.tx(depth.max(1))), remote.rx(), Overflow::DropNewest))

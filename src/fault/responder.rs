@@ -74,7 +74,7 @@ impl FaultResponder {
     /// # Errors
     ///
     /// [`Error::Format`] when `format` is none of page faults, [`Error::Option`] for a depth out of
-    /// range, [`Error::NotASocket`], [`Error::Os`].
+    /// range, [`Error::NotASocket`], [`Error::SharedEnd`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Error> {
         let headed = headed(format)?;
         check_depth("depth", depth)?;

@@ -16,13 +16,15 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, getsockopt, recvmsg, sendmsg, setsockopt, socketpair,
     sockopt::SndBuf,
 };
-use recordfd_uapi::{Record, WRITE_MAX};
+use recordfd_uapi::{Offer, Record, WRITE_MAX};
 
 use super::gone::{self, Unread};
 use super::{Taken, wait_for};
 use crate::error::{DrainError, Error, TryRecvError, TrySendError, Violation};
 use crate::sys;
 
+/// The longest Offer that is read.
+pub(super) const MOST_OFFER: usize = 512;
 /// What one small write takes of the send buffer: a 512-byte data area and the kernel's `sk_buff`.
 const WRITE_COST: u32 = 768;
 
@@ -61,14 +63,16 @@ pub(crate) fn set_depth<T: Record>(socket: &OwnedFd, depth: u32) -> Result<u32, 
     Ok(depth.min(room))
 }
 
-/// Takes `socket` for a channel: it must be a socket, and is made close-on-exec.
+/// Takes `socket` for a channel: it must be a socket, and no end of a shared channel; it is made close-on-exec.
 pub(crate) fn adopt(socket: OwnedFd) -> Result<Arc<OwnedFd>, Error> {
-    let mut byte = [0];
+    let mut bytes = [0; MOST_OFFER];
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-    let peeked =
-        recvmsg::<()>(socket.as_raw_fd(), &mut [IoSliceMut::new(&mut byte)], None, flags).map(|_| ());
+    let peeked = recvmsg::<()>(socket.as_raw_fd(), &mut [IoSliceMut::new(&mut bytes)], None, flags)
+        .map(|message| (message.flags.contains(MsgFlags::MSG_CTRUNC), message.bytes));
     match peeked {
-        Ok(()) | Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNRESET) => {}
+        // A descriptor comes with an Offer. (The flag alone may stand for credentials.)
+        Ok((true, length)) if Offer::from_bytes(&bytes[..length]).is_ok() => return Err(Error::SharedEnd),
+        Ok(_) | Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNRESET) => {}
         Err(errno @ Errno::ENOTSOCK) => return Err(Error::NotASocket(errno.into())),
         Err(errno) => return Err(Error::os("recvmsg", errno)),
     }
