@@ -308,6 +308,10 @@ pub enum Violation {
     /// A loss notice that stands for no loss.
     #[error("a loss notice that stands for no lost record")]
     NothingLost,
+    /// A sequence number is not after the one before it, or by more than a channel loses: the sender was started anew
+    /// on a descriptor that was kept, or lies.
+    #[error("the sequence number went backwards")]
+    SequenceBackwards,
     /// A record is missing where none can be lost.
     #[error("a gap in the sequence numbers of a channel that loses nothing")]
     SequenceGap,

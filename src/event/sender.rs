@@ -123,7 +123,7 @@ impl<R: EventRecord> Sender<R> {
     /// The receiver learns of the loss in its place in the stream: exactly, by the next record's number,
     /// or by a notice of its own when nothing follows. On the local transport the notice is there at
     /// once. On a socket it is written at the next call that finds room, by [`flush`](Self::flush), or
-    /// when the last sender is dropped; the number of a loss saturates at 2^31 - 1.
+    /// when the last sender is dropped; the number of a loss saturates at 2^30 - 1.
     ///
     /// [`Options::overflow`]: crate::Options::overflow
     ///

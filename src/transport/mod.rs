@@ -391,6 +391,15 @@ impl<T: Record> Rx<T> {
         }
     }
 
+    /// Whether what it receives comes from a thread of this process.
+    pub(crate) fn is_local(&self) -> bool {
+        match &self.carrier {
+            #[cfg(feature = "local")]
+            RxCarrier::Local(_) => true,
+            RxCarrier::Socket(_) | RxCarrier::Shared(_) => false,
+        }
+    }
+
     /// The most items that are ever there to receive.
     pub(crate) fn most(&self) -> usize {
         match &self.carrier {
