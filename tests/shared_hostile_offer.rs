@@ -2,6 +2,8 @@
 //! leaves nothing open.
 
 mod common;
+#[path = "common/offer_rules.rs"]
+mod offer_rules;
 #[path = "common/ring_peer.rs"]
 mod ring_peer;
 
@@ -18,6 +20,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::Mode;
 use nix::unistd::{ftruncate, pipe};
+use offer_rules::is_good;
 use recordfd::event::{Receiver, SoleSender};
 use recordfd::fault::{self, FaultReporter, FaultResponder};
 use recordfd::uapi::{AcpiNotify, Format, Offer, OfferFlags};
@@ -482,30 +485,6 @@ fn nothing_that_was_refused_stays_open() {
         refused(good().as_bytes(), &memory, attach_responder);
         assert_eq!(open_descriptors(), before);
     });
-}
-
-/// Whether a receiver of notifications may attach the offer with memory of `size` bytes, by the rules and not by
-/// the library's way to check them.
-fn is_good(offer: &Offer, size: u64) -> bool {
-    let slots = |depth: u32, size: u32| u128::from(depth) * u128::from(size);
-    let ring = |offset: u64, depth: u32, size: u32| {
-        let first = u128::from(offset);
-        (first, first + 384 + slots(depth, size))
-    };
-    let records = ring(offer.records_offset, offer.depth, 64);
-    let replies = ring(offer.replies_offset, offer.reply_depth, 16);
-    let depths = [offer.depth, offer.reply_depth];
-    let (first, second) = if records.0 <= replies.0 { (records, replies) } else { (replies, records) };
-    let is_near = |end: u128, begin: u128| (end..=end + 4096).contains(&begin);
-    (offer.abi_min..=offer.abi_max).contains(&1)
-        && offer.format == Format::ACPI_NOTIFY_V1
-        && (offer.record_size, offer.reply_size) == (64, 16)
-        && depths.iter().all(|depth| depth.count_ones() == 1 && *depth <= 1 << 20)
-        && [records, replies].iter().all(|(first, end)| first % 128 == 0 && *end <= u128::from(size))
-        && is_near(0, first.0)
-        && is_near(first.1, second.0)
-        && is_near(second.1, u128::from(size))
-        && (offer.map_size == size && size % 4096 != 0)
 }
 
 #[test]
