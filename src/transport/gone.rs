@@ -50,7 +50,6 @@ impl<W: Borrow<AtomicU32>> Gone<W> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unread {
     /// They stay in the queue (local, shared): it is empty only if the consumer has read everything.
-    #[cfg_attr(not(feature = "local"), allow(dead_code))]
     Stays,
     /// The kernel frees them (socket): the queue then looks empty, read or not.
     IsFreed,
