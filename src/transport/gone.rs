@@ -85,3 +85,34 @@ pub(crate) fn has_hung_up(socket: BorrowedFd<'_>) -> bool {
     // Without requested events only a hang-up or an error makes poll report the socket.
     wait_for(socket, PollFlags::empty(), Some(Instant::now())).unwrap_or(false)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn queue_is_checked_again_after_its_consumer_is_seen_to_be_gone() {
+        // What the first look at the queue finds, whether the consumer is gone then, what a second look finds.
+        for (first, gone, second, kept, freed) in [
+            (true, false, true, Some(true), Some(true)),
+            (true, true, true, Some(true), None),
+            (false, false, true, Some(false), Some(false)),
+            (false, true, false, None, None),
+            (false, true, true, Some(true), None),
+        ] {
+            for (unread, expected) in [(Unread::Stays, kept), (Unread::IsFreed, freed)] {
+                let is_empty = Cell::new(first);
+                let outcome = is_drained(unread, || Ok(is_empty.replace(second)), || gone);
+                match outcome {
+                    Ok(drained) => assert_eq!(Some(drained), expected, "{first} {gone} {second} {unread:?}"),
+                    Err(DrainError::Closed) => {
+                        assert_eq!(None, expected, "{first} {gone} {second} {unread:?}")
+                    }
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+        }
+    }
+}
