@@ -360,7 +360,7 @@ def shared():
         return act(8, 0 if its else 1, which, 3, value)
 
     def wish(which, value, its=True):
-        return act(12, 0 if its else 1, which, value)
+        return act(12, 1, 0 if its else 1, which, value)
 
     def slot(at, value, its=True, which=0):
         return act(9, 0 if its else 1, which, 0, at, value)
@@ -400,7 +400,10 @@ def shared():
     send, post = bytes([6, 2]), bytes([9])
     full = bytes([6, 19])
     losses = full + post * 4 + bytes([14, 0]) + take + post * 2 + bytes([14, 0]) + full + take + full
-    to_all(sender, replies, bytes([11, 11, 11]), send + post + bytes([14, 1]), {"losses": losses})
+    # With 14 and 0 the sender waits for a drain, too.
+    pretended = send + (bytes([14, 0]) + act(12, 0)) * 4 + bytes([11]) + take + bytes([14, 0, 11])
+    extra = {"losses": losses, "pretended_drains": pretended}
+    to_all(sender, replies, bytes([11, 11, 11]), send + post + bytes([14, 1]), extra)
 
     events = act(2, 2, 10, 10, 10)
     wait = bytes([3, 1, 0])
