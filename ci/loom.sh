@@ -16,15 +16,20 @@ if ! grep -qE 'ok\. [1-9][0-9]* passed' "$scratch/log"; then
     exit 1
 fi
 
-# must_fail WHAT FILE SED REASON: runs the models on a copy with one edit, which must fail so.
+# must_fail WHAT FILE SED REASON: runs the models on a copy with one edit, which must fail so. SED has one command on
+# each line, and each of them must change something.
 must_fail() {
     rm -rf "$scratch/tree" && mkdir "$scratch/tree"
     cp -r Cargo.toml Cargo.lock src uapi cli benches tests examples README.md "$scratch/tree"
-    sed -i "$3" "$scratch/tree/$2"
-    if cmp -s "$2" "$scratch/tree/$2"; then
-        echo "loom: the edit '$1' changes nothing" >&2
-        exit 1
-    fi
+    local command
+    while read -r command; do
+        cp "$scratch/tree/$2" "$scratch/before"
+        sed -i "$command" "$scratch/tree/$2"
+        if cmp -s "$scratch/before" "$scratch/tree/$2"; then
+            echo "loom: the edit '$1' changes nothing by '$command'" >&2
+            exit 1
+        fi
+    done <<<"$3"
     # Those of the router are its own alone.
     local filter=models::
     [[ $2 == src/fault/router* ]] && filter=router::models::
@@ -45,7 +50,8 @@ must_fail "without the producer's fence" src/doorbell.rs \
 must_fail "without the consumer's fence" src/doorbell.rs \
     '/Pairs with the fence in `fence_ring`/{n;s/fence(Ordering::SeqCst);//}' "lost wake-up"
 must_fail "without the count of owned tokens" src/doorbell.rs \
-    's/while self.owned > 0 \&\& tokens.take()/while tokens.take()/; s/self.owned -= 1;//' \
+    's/while self.owned > kept \&\& tokens.take()/while tokens.take()/
+     s/self.owned -= 1;//' \
     "lost wake-up"
 must_fail "with the loss looked at after the queue" src/transport/local/models.rs \
     '/let loss = self.world.tail_loss.load(Acquire);/d
@@ -81,6 +87,12 @@ must_fail "without the fence of a shared channel's consumer" src/transport/share
     '/fn fence_sleep/,/^    }/s/ fence(Ordering::SeqCst);$//' "lost wake-up"
 must_fail "with the peer's end looked at after the ring" src/transport/shared.rs \
     's/if gone {/if self.port.is_peer_gone() {/' "closed before the last record"
+must_fail "with the peer's end noted by a relaxed store" src/transport/gone.rs \
+    's/store(1, Ordering::Release)/store(1, Ordering::Relaxed)/' "closed before the last record"
+must_fail "with the peer's end seen by a relaxed load" src/transport/gone.rs \
+    's/load(Ordering::Acquire) != 0/load(Ordering::Relaxed) != 0/' "closed before the last record"
+must_fail "without the second look at a ring whose reader is gone" src/transport/gone.rs \
+    's/if unread == Unread::Stays && is_empty().*{$/if false {/' "closed though everything was read"
 must_fail "with the loss looked at after the ring" src/transport/shared.rs \
     's/if taken.count < most \&\& is_news/let loss = self.port.consumed.tail_loss().load(Ordering::Acquire);\n&/' \
     "told of a loss out of its place"
@@ -90,6 +102,13 @@ must_fail "without the fence of who waits for a drain" src/transport/shared/drai
     '/Pairs with the fence in `tell`/{n;s/fence(Ordering::SeqCst);//}' "the ring was read empty"
 must_fail "without the fence of who tells of a drain" src/transport/shared/drain.rs \
     '/Pairs with the fence in `Drain::want`/{n;s/fence(Ordering::SeqCst);//}' "the ring was read empty"
+must_fail "with this side's index noted after the record" src/transport/shared.rs \
+    '/self.port.produced_tail.store/d
+     s/^ *self.ring.publish(accepted.*/&\n self.port.produced_tail.store(self.ring.tail(), Ordering::Relaxed);/' \
+    "the ring was read empty"
+must_fail "with a look for stray tokens while another thread takes one out" src/transport/shared/drain.rs \
+    '/fn peek/,/^    }/s/^ *let is_readable = port.peek();$//
+     /fn peek/,/^    }/s/let mut state = lock/let is_readable = port.peek();\n&/' "an honest peer"
 must_fail "without the wait of a detach for what others tell" src/fault/router/attach.rs \
     's/^        self.wait_settled(old);$//' "told behind the detach"
 must_fail "with a group handed over behind the table's lock" src/fault/router.rs \
@@ -98,7 +117,8 @@ must_fail "with a group handed over behind the table's lock" src/fault/router.rs
 must_fail "without the word that an attachment has settled" src/fault/router/tell.rs \
     's/self.settled.1.notify_all();//' "deadlock"
 must_fail "with who waits for it looked for before it has" src/fault/router/tell.rs \
-    's/let is_settled = /let waiting = *lock(\&self.settled.0);\n&/; s/\*lock(&self.settled.0) > 0 {/waiting > 0 {/' "deadlock"
+    's/let is_settled = /let waiting = *lock(\&self.settled.0);\n&/
+     s/\*lock(&self.settled.0) > 0 {/waiting > 0 {/' "deadlock"
 must_fail "without the count of groups in flight" src/fault/router.rs \
     's/attachment.in_flight.fetch_add(1, Ordering::Relaxed);//' "deadlock"
 must_fail "with handles looked at from the first one on" src/fault/router.rs \

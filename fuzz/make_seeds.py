@@ -123,6 +123,42 @@ def offers():
     write("offer", "reserved_in_use", offer(64)[:56] + words(1, 0))
 
 
+def attach():
+    """Changes of a good offer, as the target reads them: who attaches, two depths, then what is changed and how."""
+    abi_min, abi_max, form, flags, depth, record_size, reply_depth, reply_size, records, replies, size = range(11)
+    exactly, lines, half, power, beyond = range(5)
+
+    def seed(name, *changes, role=0, depths=(6, 6)):
+        data = bytes([role, *depths])
+        for field, how, value in changes:
+            data += struct.pack("<BBQ", field, how, value % (1 << 64))
+        write("attach", name, data)
+
+    for role in [0, 1]:
+        for depths in [(0, 0), (6, 6), (20, 20), (3, 12), (12, 3)]:
+            seed(f"good.{role}.{depths[0]}.{depths[1]}", role=role, depths=depths)
+        seed(f"wrong_end.{role}", (flags, exactly, role), role=role)
+        seed(f"less_deep.{role}", (depth, half, 1), (reply_depth, half, 2), role=role)
+    for name, field in [("abi_min", abi_min), ("abi_max", abi_max), ("format", form), ("depth", depth)]:
+        seed(f"{name}.next", (field, lines, 1))
+        seed(f"{name}.0", (field, exactly, 0))
+    for name, field in [("record_size", record_size), ("reply_size", reply_size), ("reply_depth", reply_depth)]:
+        seed(f"{name}.0", (field, exactly, 0))
+        seed(f"{name}.power", (field, power, 31))
+    for beyond_end in [0, 1, 4095, 4096, 4097]:
+        seed(f"beyond.{beyond_end}", (size, beyond, beyond_end))
+    for name, move in [("page", 32), ("page_and_line", 33)]:
+        seed(f"spread.{name}", (records, lines, move), (replies, lines, 2 * move), (size, beyond, 1))
+        seed(f"between.{name}", (replies, lines, move), (size, beyond, 1))
+    seed("swapped", (replies, exactly, 0), (records, exactly, 384 + 64 * 16), (size, beyond, 1))
+    seed("overlap", (replies, lines, -1))
+    seed("onto_each_other", (replies, exactly, 0))
+    seed("whole_pages", (size, exactly, 8192))
+    seed("largest", (size, exactly, -1))
+    seed("end_of_numbers", (records, exactly, -128))
+    seed("memory_of_64_tib", (replies, power, 46), (size, beyond, 1))
+
+
 def netlink(log):
     for name in ["powerbtn.1", "battery.info", "thermal.trip", "ac.bus_check"]:
         write("netlink", name, log[name])
@@ -328,7 +364,7 @@ def shared():
         return act(8, 0 if its else 1, which, 3, value)
 
     def wish(which, value, its=True):
-        return act(12, 0 if its else 1, which, value)
+        return act(12, 1, 0 if its else 1, which, value)
 
     def slot(at, value, its=True, which=0):
         return act(9, 0 if its else 1, which, 0, at, value)
@@ -368,7 +404,10 @@ def shared():
     send, post = bytes([6, 2]), bytes([9])
     full = bytes([6, 19])
     losses = full + post * 4 + bytes([14, 0]) + take + post * 2 + bytes([14, 0]) + full + take + full
-    to_all(sender, replies, bytes([11, 11, 11]), send + post + bytes([14, 1]), {"losses": losses})
+    # With 14 and 0 the sender waits for a drain, too.
+    pretended = send + (bytes([14, 0]) + act(12, 0)) * 4 + bytes([11]) + take + bytes([14, 0, 11])
+    extra = {"losses": losses, "pretended_drains": pretended}
+    to_all(sender, replies, bytes([11, 11, 11]), send + post + bytes([14, 1]), extra)
 
     events = act(2, 2, 10, 10, 10)
     wait = bytes([3, 1, 0])
@@ -438,6 +477,7 @@ def main():
     log = dict(kernel())
     records(log)
     offers()
+    attach()
     netlink(log)
     fault(log)
     request()

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::sync::{AtomicU32, Condvar, Mutex, Ordering, fence, lock};
+use crate::sync::{AtomicU32, Condvar, Mutex, Ordering, fence, lock, wait};
 
 /// Where producers wait for the consumer to empty the queue.
 #[derive(Debug)]
@@ -36,18 +36,8 @@ impl DrainGate {
         // Pairs with the fence in `open`.
         fence(Ordering::SeqCst);
         let mut open = is_open();
-        while !open {
-            guard = match deadline {
-                None => self.emptied.wait(guard).unwrap_or_else(std::sync::PoisonError::into_inner),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        break;
-                    }
-                    let woken = self.emptied.wait_timeout(guard, left);
-                    woken.unwrap_or_else(std::sync::PoisonError::into_inner).0
-                }
-            };
+        while !open && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+            guard = wait(&self.emptied, guard, deadline);
             open = is_open();
         }
         // Relaxed: only this side's own count; a late `open` merely notifies nobody.

@@ -75,6 +75,10 @@ pub enum Error {
     /// No offer is there: the end was attached before, or is none of a shared channel.
     #[error("the end was attached already, or is none of a shared channel")]
     AlreadyAttached,
+    /// The end is that of a shared channel: attach it with `from_shared`, or [`UnattachedEnd`](crate::UnattachedEnd)
+    /// with `attach`.
+    #[error("the end is of a shared channel, not of a socket")]
+    SharedEnd,
     /// The other side has hung up.
     #[error("the other side has hung up")]
     Closed,
@@ -98,7 +102,7 @@ impl Error {
     pub fn errno(&self) -> i32 {
         match self {
             Self::Option { .. } | Self::Format { .. } | Self::Description(_) => libc::EINVAL,
-            Self::BadOffer { .. } | Self::WrongEnd => libc::EINVAL,
+            Self::BadOffer { .. } | Self::WrongEnd | Self::SharedEnd => libc::EINVAL,
             Self::Offer(source) => source.errno(),
             Self::AlreadyAttached => libc::EBUSY,
             Self::TooManyInFlight => libc::ETOOMANYREFS,
@@ -304,6 +308,10 @@ pub enum Violation {
     /// A loss notice that stands for no loss.
     #[error("a loss notice that stands for no lost record")]
     NothingLost,
+    /// A sequence number is not after the one before it, or by more than a channel loses: the sender was started anew
+    /// on a descriptor that was kept, or lies.
+    #[error("the sequence number went backwards")]
+    SequenceBackwards,
     /// A record is missing where none can be lost.
     #[error("a gap in the sequence numbers of a channel that loses nothing")]
     SequenceGap,
@@ -337,7 +345,8 @@ pub enum DrainError {
     /// Not in time (`ETIMEDOUT`).
     #[error("the queue was not read in time")]
     Timeout,
-    /// The other side is gone; what it had read by then is not known (`EPIPE`).
+    /// The other side is gone, and is not known to have read everything (`EPIPE`): on local and shared channels it has
+    /// not; on a socket that cannot be known.
     #[error("the other side is gone")]
     Closed,
     /// A system call failed.

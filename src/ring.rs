@@ -83,6 +83,11 @@ impl<S: Storage, T: Record> Producer<S, T> {
         self.depth
     }
 
+    /// Number of the next record that will be published.
+    pub(crate) fn tail(&self) -> u32 {
+        self.tail
+    }
+
     /// How many records there is room for; looks at the consumer's index only if fewer than `wanted` are
     /// known of.
     #[inline]

@@ -3,7 +3,7 @@
 mod common;
 
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
@@ -11,8 +11,8 @@ use std::sync::LazyLock;
 use common::example;
 use recordfd::Options;
 use recordfd::event;
-use recordfd::uapi::AcpiNotify;
 use recordfd::uapi::acpi_genl::AcpiGenlMessage;
+use recordfd::uapi::{AcpiNotify, Format};
 
 /// The notifications that the recorded kernel messages hold, in their order.
 const RECORDED: [&str; 14] = [
@@ -178,6 +178,21 @@ fn c_program_tells_losses_in_their_place() {
                     lost 3\n";
     assert_eq!(text(&output.stdout), expected);
     assert!(output.status.success());
+}
+
+#[test]
+fn c_program_stops_at_a_number_that_goes_backwards() {
+    let (tx, end) = event::socket::<AcpiNotify>(&Options::new()).unwrap();
+    tx.send_batch(&[common::notify(0x81, 0); 2]).unwrap();
+    // A sender that is started anew.
+    let socket = tx.as_fd().try_clone_to_owned().unwrap();
+    let anew = common::Tx::from_socket(socket, Format::ACPI_NOTIFY_V1, 64).unwrap();
+    anew.try_send(common::notify(0x81, 2)).unwrap();
+    drop((tx, anew));
+    let output = Command::new(&*C_READER).arg("0").stdin(OwnedFd::from(end)).output().unwrap();
+    let expected = "battery PNP0C0A:00 0x81 data 0 seq 0\nbattery PNP0C0A:00 0x81 data 0 seq 1\n";
+    assert_eq!((text(&output.stdout).as_str(), output.status.code()), (expected, Some(1)));
+    assert_eq!(text(&output.stderr), "read_records: bad sequence number 0\n");
 }
 
 #[test]

@@ -5,14 +5,14 @@ mod common;
 mod rounds;
 
 use std::io::{IoSlice, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread;
 
 use common::*;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use recordfd::event::{Received, Receiver};
-use recordfd::uapi::{AcpiOst, EventFlags, Format, Record, RecordError};
+use recordfd::uapi::{AcpiOst, EventFlags, Format, Record, RecordError, Sequence};
 use recordfd::{Options, TryRecvError, Violation};
 
 /// Everything that can be received now, as (lost, data).
@@ -122,6 +122,11 @@ fn broken_record_is_refused_for_ever_and_those_before_it_are_delivered() {
             Violation::Record(RecordError::Reserved { field: "payload" }),
         ),
         ("a loss notice for nothing lost", wire_lost(1), Violation::NothingLost),
+        ("a number that comes twice", wire(1), Violation::SequenceBackwards),
+        ("a number that goes backwards", wire(0), Violation::SequenceBackwards),
+        ("a number further than a channel loses", wire(2 + (1 << 30)), Violation::SequenceBackwards),
+        ("a loss notice that goes backwards", wire_lost(0), Violation::SequenceBackwards),
+        ("a loss notice of more than that", wire_lost(1 + (1 << 30)), Violation::SequenceBackwards),
     ];
     for (name, bad, violation) in cases {
         let (mut rx, mut peer) = receiver_and_peer(&Options::new());
@@ -149,13 +154,30 @@ fn loss_notice_at_the_very_start_must_stand_for_a_loss() {
 }
 
 #[test]
-fn number_going_backwards_counts_as_a_loss_round_the_circle() {
-    let (mut rx, mut peer) = receiver_and_peer(&Options::new());
-    peer.write_all(&concat(&[wire(5), wire(3), wire(3), wire_lost(2), wire(0x7fff_ffff), wire(0)])).unwrap();
-    let lost: Vec<_> = drain(&mut rx).into_iter().map(|(lost, _)| lost).collect();
-    let circle = 1u32 << 31;
-    assert_eq!(lost, [5, circle - 3, circle - 1, circle - 1, circle - 4, 0]);
-    assert_eq!(rx.counters().dropped, lost.into_iter().map(u64::from).sum::<u64>());
+fn sender_that_is_started_anew_on_a_kept_descriptor_is_a_violation_and_no_loss() {
+    let (mut rx, peer) = receiver_and_peer(&Options::new());
+    for life in 0..2 {
+        let kept = OwnedFd::from(peer.try_clone().unwrap());
+        let tx = Tx::from_socket(kept, Format::ACPI_NOTIFY_V1, 64).unwrap();
+        (0..3).for_each(|data| tx.try_send(notify(life, data)).unwrap());
+    }
+    let mut items = [Received::default(); 8];
+    assert_eq!(rx.recv_batch(&mut items).unwrap(), 3);
+    assert_broken(&mut rx, Violation::SequenceBackwards);
+    assert_eq!((rx.counters().received, rx.counters().dropped), (3, 0));
+}
+
+#[test]
+fn largest_loss_is_counted_also_round_the_circle() {
+    let most = Sequence::LOSS_MAX;
+    for (first, second) in [(wire(most), wire_lost(2 * most)), (wire_lost(most - 1), wire(2 * most))] {
+        let (mut rx, mut peer) = receiver_and_peer(&Options::new());
+        // Numbers: 2^30 - 1, 2^31 - 2, 2^31 - 1 and 2^30 - 1 after that.
+        peer.write_all(&concat(&[first, second, wire(2 * most + 1), wire(most)])).unwrap();
+        let lost: Vec<_> = drain(&mut rx).into_iter().map(|(lost, _)| lost).collect();
+        assert_eq!(lost, [most, most, 0, most]);
+        assert_eq!(rx.counters().dropped, lost.into_iter().map(u64::from).sum::<u64>());
+    }
 }
 
 #[test]

@@ -413,14 +413,18 @@ fn random_records_of_a_hostile_peer_give_items_or_one_violation() {
     let (mut violations, mut known_ones, mut skipped) = (0, 0, 0);
     for _ in 0..2000 {
         let (mut rx, mut peer) = receiver_and_stream();
+        let mut next = 0;
         for _ in 0..10 {
+            // Mostly after the last one.
+            let sequence = if random() % 32 == 0 { number(random()) } else { number(next + random() % 3) };
+            next = sequence.plus(1).get();
             let event = match random() % 4 {
                 0 => MixedEvent::new(random(), &smmu(random().into())),
                 1 => MixedEvent::new(random(), &cmdqv(random().into())),
                 2 => known(random()),
                 _ => unknown(random()),
             };
-            let mut bytes = wire_mixed(Mixed::new(number(random()), event));
+            let mut bytes = wire_mixed(Mixed::new(sequence, event));
             if random() % 8 == 0 {
                 bytes[random() as usize % Mixed::SIZE] ^= 1 << (random() % 8);
             }
@@ -439,7 +443,9 @@ fn random_records_of_a_hostile_peer_give_items_or_one_violation() {
         assert!(calls <= 11, "{calls}");
         skipped += rx.counters().unknown;
         match end {
-            TryRecvError::PeerViolation(Violation::Record(_) | Violation::NothingLost) => violations += 1,
+            TryRecvError::PeerViolation(
+                Violation::Record(_) | Violation::NothingLost | Violation::SequenceBackwards,
+            ) => violations += 1,
             TryRecvError::Closed => {}
             other => panic!("{other:?}"),
         }

@@ -7,12 +7,14 @@ mod ring_ends;
 #[path = "common/ring_peer.rs"]
 mod ring_peer;
 
+use std::time::Duration;
+
 use common::*;
 use recordfd::event::Received;
-use recordfd::uapi::{AcpiOst, Record, RecordError};
-use recordfd::{TryRecvError, TrySendError, Violation};
+use recordfd::uapi::{AcpiOst, Record, RecordError, Sequence};
+use recordfd::{DrainError, TryRecvError, TrySendError, Violation};
 use ring_ends::{RECEIVERS, REPLIES, SENDERS, violation};
-use ring_peer::Word;
+use ring_peer::{LOSS, Word};
 
 const DEPTH: u32 = 4;
 const INDEX: Violation = Violation::RingIndex;
@@ -129,6 +131,29 @@ fn indices_of_replies_are_believed_no_further() {
 }
 
 #[test]
+fn index_of_this_side_that_the_peer_writes_over_is_not_read_back() {
+    let timeout = Some(Duration::from_millis(1));
+    for make in SENDERS {
+        let (mut tx, peer) = make(DEPTH);
+        (0..3).for_each(|number| tx.try_send(notify(0x80, number)).unwrap());
+        for read in 0..3 {
+            for lie in [read, 0, u32::MAX] {
+                peer.consumed.set(Word::Head, read);
+                peer.consumed.set(Word::Tail, lie);
+                assert!(!tx.is_drained().unwrap(), "{read} of 3 were read");
+                assert!(
+                    matches!(tx.wait_drained(timeout), Err(DrainError::Timeout)),
+                    "{read} of 3 were read"
+                );
+            }
+        }
+        peer.consumed.set(Word::Head, 3);
+        assert!(tx.is_drained().unwrap(), "all were read");
+        tx.wait_drained(timeout).unwrap();
+    }
+}
+
+#[test]
 fn slot_that_holds_no_record_is_a_violation_behind_those_in_front_of_it() {
     let with = |mut bytes: [u8; RECORD], offset: usize, value: u8| {
         bytes[offset] = value;
@@ -188,12 +213,27 @@ fn slot_that_holds_no_reply_is_a_violation() {
 }
 
 #[test]
-fn numbers_that_go_anywhere_are_counted_losses() {
-    let (mut rx, peer) = RECEIVERS[0](8);
-    for number in [5, 3, 3, 0x7fff_ffff, 0] {
-        peer.publish(&wire(number));
+fn number_that_goes_backwards_is_a_violation_in_each_place_it_comes_in() {
+    for make in RECEIVERS {
+        for number in [3, 5, 7 + (1 << 30), Sequence::MAX.get()] {
+            // As a record that is received alone, as one of a batch, and as the word of a loss.
+            let (mut rx, peer) = make(8);
+            [5, 6, number, number].iter().for_each(|number| peer.publish(&wire(*number)));
+            assert_eq!(summary(rx.try_recv().unwrap()), (5, Some(5)));
+            assert_eq!(summary(rx.try_recv().unwrap()), (0, Some(6)));
+            (0..3).for_each(|_| assert_eq!(violation(rx.try_recv()), Violation::SequenceBackwards));
+
+            let (mut rx, peer) = make(8);
+            [5, number, 6].iter().for_each(|number| peer.publish(&wire(*number)));
+            assert_eq!(rx.recv_batch(&mut [Received::default(); 8]).unwrap(), 1);
+            assert_eq!(violation(rx.try_recv()), Violation::SequenceBackwards);
+
+            let (mut rx, peer) = make(8);
+            peer.publish(&wire(6));
+            peer.produced.set(Word::TailLoss, LOSS | number);
+            assert_eq!(summary(rx.try_recv().unwrap()), (6, Some(6)));
+            assert_eq!(violation(rx.try_recv()), Violation::SequenceBackwards);
+            assert_eq!(rx.counters().dropped, 6);
+        }
     }
-    let lost = std::iter::from_fn(|| rx.try_recv().ok()).map(|item| item.lost());
-    let circle = 1u32 << 31;
-    assert!(lost.eq([5, circle - 3, circle - 1, circle - 5, 0]));
 }

@@ -2,6 +2,8 @@
 //! leaves nothing open.
 
 mod common;
+#[path = "common/offer_rules.rs"]
+mod offer_rules;
 #[path = "common/ring_peer.rs"]
 mod ring_peer;
 #[path = "common/rounds.rs"]
@@ -19,6 +21,7 @@ use nix::fcntl::{OFlag, SealFlag, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
 use nix::unistd::{ftruncate, pipe};
+use offer_rules::is_good;
 use recordfd::event::{Receiver, SoleSender};
 use recordfd::fault::{self, FaultReporter, FaultResponder};
 use recordfd::uapi::{AcpiNotify, Format, Offer, OfferFlags};
@@ -33,6 +36,7 @@ const ALIGNED: &str = "a ring is not aligned";
 const WITHIN: &str = "a ring is not within the memory";
 const OVERLAP: &str = "the rings overlap";
 const HUGE: &str = "the memory may be of huge pages";
+const LARGER: &str = "the memory is larger than its rings need";
 const LENGTH: &str = "the memory is not as large as the offer says";
 const SEALED: &str = "the memory is not sealed";
 
@@ -103,7 +107,7 @@ fn failed_call(error: &Error) -> (&str, Errno) {
 /// A change of a good offer, and why it is refused then.
 type Case = (fn(&mut Offer), &'static str);
 
-const CASES: [Case; 47] = [
+const CASES: [Case; 52] = [
     (|offer| offer.abi_max = 0, VERSION),
     (|offer| (offer.abi_min, offer.abi_max) = (0, 0), VERSION),
     (|offer| (offer.abi_min, offer.abi_max) = (2, 2), VERSION),
@@ -149,8 +153,13 @@ const CASES: [Case; 47] = [
     (|offer| offer.replies_offset -= 128, OVERLAP),
     (|offer| offer.map_size = 0, HUGE),
     (|offer| offer.map_size = 2 << 20, HUGE),
+    (|offer| offer.map_size += 4097, LARGER),
+    (|offer| offer.map_size = (1 << 46) + 1, LARGER),
+    (|offer| offer.map_size = u64::MAX, LARGER),
+    (|offer| (offer.replies_offset, offer.map_size) = (1 << 40, (1 << 40) + 2048), LARGER),
+    (|offer| (offer.records_offset, offer.map_size) = (1 << 40, (1 << 40) + 8191), LARGER),
     (|offer| offer.map_size += 1, LENGTH),
-    (|offer| offer.map_size = u64::MAX, LENGTH),
+    (|offer| offer.map_size += 4096, LENGTH),
 ];
 
 #[test]
@@ -342,6 +351,27 @@ fn memory_that_may_change_its_size_is_refused() {
 }
 
 #[test]
+fn memory_that_is_larger_than_its_rings_is_refused() {
+    // A page may be unused in front of each ring, and after the last one: so each may begin on a page.
+    let mut offer = good();
+    for spread in [0, 4096] {
+        (offer.records_offset, offer.replies_offset) = (spread, good().replies_offset + 2 * spread);
+        for (map_size, fits) in [(0, true), (4096, true), (4097, false), (64 << 40, false)] {
+            offer.map_size = good().map_size + 2 * spread + map_size;
+            let memory = sealed_memory(offer.map_size);
+            let (_near, far) = holding(offer.as_bytes(), &[memory.as_raw_fd()]);
+            match attach_receiver(far) {
+                Ok(_) => assert!(fits, "{offer:?}"),
+                Err(error) => {
+                    assert!(!fits, "{offer:?}");
+                    assert_reason(&error, LARGER);
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn memory_that_cannot_be_written_cannot_be_mapped() {
     let offer = good();
     for more in [SealFlag::F_SEAL_WRITE, SealFlag::F_SEAL_FUTURE_WRITE] {
@@ -396,7 +426,7 @@ fn memory_of_huge_pages_is_refused_whatever_is_said_of_its_size() {
     };
     ftruncate(&memory, HUGE_PAGE as i64).unwrap();
     seal(&memory, SEALS);
-    for (size, reason) in [(HUGE_PAGE, HUGE), (HUGE_PAGE - 128, LENGTH), (HUGE_PAGE + 128, LENGTH)] {
+    for (size, reason) in [(HUGE_PAGE, HUGE), (HUGE_PAGE + 128, LARGER), (good().map_size, LENGTH)] {
         let mut offer = good();
         offer.map_size = size;
         assert_reason(&refused(offer.as_bytes(), &memory, attach_receiver), reason);
@@ -436,26 +466,6 @@ fn nothing_that_was_refused_stays_open() {
         refused(good().as_bytes(), &memory, attach_responder);
         assert_eq!(open_descriptors(), before);
     });
-}
-
-/// Whether a receiver of notifications may attach the offer with memory of `size` bytes, by the rules and not by
-/// the library's way to check them.
-fn is_good(offer: &Offer, size: u64) -> bool {
-    let slots = |depth: u32, size: u32| u128::from(depth) * u128::from(size);
-    let ring = |offset: u64, depth: u32, size: u32| {
-        let first = u128::from(offset);
-        (first, first + 384 + slots(depth, size))
-    };
-    let records = ring(offer.records_offset, offer.depth, 64);
-    let replies = ring(offer.replies_offset, offer.reply_depth, 16);
-    let depths = [offer.depth, offer.reply_depth];
-    (offer.abi_min..=offer.abi_max).contains(&1)
-        && offer.format == Format::ACPI_NOTIFY_V1
-        && (offer.record_size, offer.reply_size) == (64, 16)
-        && depths.iter().all(|depth| depth.count_ones() == 1 && *depth <= 1 << 20)
-        && [records, replies].iter().all(|(first, end)| first % 128 == 0 && *end <= u128::from(size))
-        && (records.1 <= replies.0 || replies.1 <= records.0)
-        && (offer.map_size == size && size % 4096 != 0)
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod ring_peer;
 
 use std::io::Read;
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -16,8 +17,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::*;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::MsgFlags;
-use recordfd::uapi::{AcpiOst, Format};
+use recordfd::event::SoleSender;
+use recordfd::uapi::{AcpiNotify, AcpiOst, Format, Record};
 use recordfd::{DrainError, TryRecvError, TrySendError, Violation};
 use ring_ends::{RECEIVERS, REPLIES, SENDERS, violation};
 use ring_peer::{RingPeer, Word, good_offer};
@@ -345,6 +348,59 @@ fn wait_for_a_drain_that_is_told_and_never_comes_keeps_its_time() {
         clearing.join().unwrap();
         assert!(matches!(outcome, Err(DrainError::Timeout)), "{outcome:?}");
         assert!(waited >= Duration::from_millis(100));
+    }
+}
+
+/// How often poll says that `tx` has something to receive, though it has not, until `stop`.
+fn polls_for_nothing(tx: &Tx, stop: &AtomicBool) -> u32 {
+    let mut polls = 0;
+    while !stop.load(Ordering::Relaxed) {
+        while tx.try_recv_reply().is_ok() {}
+        let mut fds = [PollFd::new(tx.as_fd(), PollFlags::POLLIN)];
+        polls += u32::from(poll(&mut fds, 10u16).unwrap() > 0);
+    }
+    polls
+}
+
+/// The peer takes the wish to be notified of a drain back and puts one byte in, each time anew, and reads nothing,
+/// while two threads wait. With `replies`, there is one to receive each time, too. How often a third thread, which
+/// polls for replies, is woken for nothing, for each byte.
+fn polls_for_each_byte(make: fn(u32) -> (SoleSender<AcpiNotify>, RingPeer), replies: bool) -> usize {
+    let (tx, peer) = make(4);
+    let tx = tx.into_shared();
+    tx.try_send(notify(1, 1)).unwrap();
+    let (stop, wait, began) = (AtomicBool::new(false), Duration::from_millis(600), Instant::now());
+    let mut bytes = 0;
+    let polls = thread::scope(|scope| {
+        let waiters = [(); 2].map(|()| scope.spawn(|| tx.wait_drained(Some(wait))));
+        let polls = scope.spawn(|| polls_for_nothing(&tx, &stop));
+        while began.elapsed() < wait / 2 || bytes == 0 {
+            if peer.consumed.get(Word::Drain) == 1 {
+                if replies {
+                    peer.publish(&[0; AcpiOst::SIZE]);
+                }
+                peer.consumed.set(Word::Drain, 0);
+                bytes += peer.put(&[0]);
+            }
+            thread::sleep(Duration::from_millis(60));
+        }
+        for waiter in waiters {
+            assert!(matches!(waiter.join().unwrap(), Err(DrainError::Timeout)));
+        }
+        stop.store(true, Ordering::Relaxed);
+        polls.join().unwrap()
+    });
+    eprintln!("{polls} polls for {bytes} bytes");
+    polls as usize / bytes
+}
+
+#[test]
+fn pretended_drain_does_not_make_another_poller_spin() {
+    for make in SENDERS {
+        for replies in [false, true] {
+            // Once is enough: on a busy machine the thread that takes the byte out may be late.
+            assert!(until(|| polls_for_each_byte(make, replies) < 10_000));
+        }
     }
 }
 

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket, socketpair};
+use nix::sys::socket::sockopt::PassCred;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, setsockopt, socket, socketpair};
 use recordfd::event::{self, Receiver, Sender, SoleSender};
 use recordfd::fault::{self, FaultReporter, FaultResponder};
 use recordfd::request::{self, Reporter, Responder};
@@ -138,6 +139,45 @@ fn only_connected_unix_streams_are_channels_and_nothing_is_sent_to_find_out() {
             assert!(is_full || !readable(&far), "something was sent");
         }
     }
+}
+
+#[test]
+fn end_of_a_shared_channel_is_refused_as_a_socket_and_can_still_be_attached() {
+    let (mut tx, end) = event::shared::<AcpiNotify>(&Options::new()).unwrap();
+    tx.try_send(notify(0x80, 7)).unwrap();
+    let end = OwnedFd::from(end);
+    let (_rx, other_end) = event::shared_receiver::<AcpiNotify>(&Options::new()).unwrap();
+    let (_reporter, fault_end) = fault::shared(&fault::Options::new()).unwrap();
+    let fault_end = OwnedFd::from(fault_end);
+    let copy = |end: &OwnedFd| end.try_clone().unwrap();
+    let (format, faults) = (Format::ACPI_NOTIFY_V1, Format::IOMMU_PGFAULT_V2);
+    let errors = [
+        Rx::from_socket(copy(&end), format).unwrap_err(),
+        Rx::join_socket(copy(&end), format).unwrap_err(),
+        Tx::from_socket(other_end.into(), format, 64).unwrap_err(),
+        FaultReporter::from_socket(copy(&fault_end), faults, &fault::Options::new()).unwrap_err(),
+        FaultResponder::from_socket(copy(&fault_end), faults, 64).unwrap_err(),
+        Reporter::<PciError>::from_socket(copy(&end), Format::PCI_ERROR_V1, &request::Options::new())
+            .unwrap_err(),
+        Responder::<PciError>::from_socket(copy(&end), Format::PCI_ERROR_V1, 64).unwrap_err(),
+    ];
+    for error in errors {
+        assert!(matches!(error, Error::SharedEnd), "{error:?}");
+        assert_says(&error, EINVAL, "the end is of a shared channel, not of a socket");
+    }
+    let mut rx = Rx::from_shared(end).unwrap();
+    assert_eq!(summary(rx.try_recv().unwrap()), (0, Some(7)));
+    FaultResponder::from_shared(fault_end).unwrap();
+}
+
+#[test]
+fn socket_that_passes_credentials_is_no_shared_end() {
+    let (near, far) = UnixStream::pair().unwrap();
+    setsockopt(&far, PassCred, &true).unwrap();
+    // The kernel then says of each message that credentials were cut off.
+    std::io::Write::write_all(&mut &near, &wire(0)).unwrap();
+    let mut rx = Rx::from_socket(far.into(), Format::ACPI_NOTIFY_V1).unwrap();
+    assert_eq!(summary(rx.try_recv().unwrap()), (0, Some(0)));
 }
 
 #[test]

@@ -51,26 +51,26 @@ static void print_text(const char *text, size_t size)
 	putchar(' ');
 }
 
-static void print_lost(__u32 lost)
-{
-	if (lost)
-		printf("lost %u\n", lost);
-}
-
-static void print_record(const struct recordfd_event_header *header, const void *payload, __u32 *last)
+/* A record, or a loss; -1 when the sequence number went backwards. */
+static int print_record(const struct recordfd_event_header *header, const void *payload, __u32 *last)
 {
 	struct recordfd_acpi_notify notify;
+	int is_notice = header->flags & RECORDFD_EVENT_FLAG_LOST_EVENTS;
+	__u32 lost = is_notice ? recordfd_lost_through(*last, header->sequence) :
+				 recordfd_lost_before(*last, header->sequence);
 
-	if (header->flags & RECORDFD_EVENT_FLAG_LOST_EVENTS) {
-		print_lost(recordfd_lost_through(*last, header->sequence));
-	} else {
-		print_lost(recordfd_lost_before(*last, header->sequence));
+	if (lost > RECORDFD_LOSS_MAX)
+		return -1;
+	if (lost)
+		printf("lost %u\n", lost);
+	if (!is_notice) {
 		memcpy(&notify, payload, sizeof(notify));
 		print_text(notify.device_class, sizeof(notify.device_class));
 		print_text(notify.bus_id, sizeof(notify.bus_id));
 		printf("0x%02x data %u seq %u\n", notify.value, notify.data, header->sequence);
 	}
 	*last = header->sequence;
+	return 0;
 }
 
 /* Walks over whole records. */
@@ -85,8 +85,8 @@ static int print_records(const unsigned char *buffer, size_t length, int raw, __
 	while ((result = recordfd_iter_next(&it, &header, &payload)) == 1) {
 		if (raw)
 			fwrite((const unsigned char *)payload - sizeof(header), RECORD_SIZE, 1, stdout);
-		else
-			print_record(&header, payload, last);
+		else if ((result = print_record(&header, payload, last)) < 0)
+			break;
 	}
 	if (result < 0)
 		fprintf(stderr, "read_records: bad sequence number %#x\n", header.sequence);

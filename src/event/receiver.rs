@@ -65,6 +65,8 @@ pub struct Receiver<R: EventRecord> {
     rx: Rx<R::Wire>,
     replies: Tx<R::Reply>,
     meter: LossMeter,
+    /// The most records that can be lost in one place.
+    most_lost: u32,
     busy_poll: Duration,
     pub(super) counters: ReceiverCounters,
 }
@@ -98,7 +100,9 @@ pub struct ReceiverCounters {
 impl<R: EventRecord> Receiver<R> {
     pub(super) fn new(rx: Rx<R::Wire>, replies: Tx<R::Reply>, busy_poll: Duration) -> Self {
         let (meter, counters) = (LossMeter::from_start(), ReceiverCounters::default());
-        let mut receiver = Self { rx, replies, meter, busy_poll, counters };
+        // Threads trust each other, and one that drops the oldest records counts without limit.
+        let most_lost = if rx.is_local() { u32::MAX } else { Sequence::LOSS_MAX };
+        let mut receiver = Self { rx, replies, meter, most_lost, busy_poll, counters };
         receiver.set_busy_poll(busy_poll);
         receiver
     }
@@ -130,7 +134,7 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `R` is not of `format`, [`Error::NotAUnixStream`], [`Error::Os`].
+    /// [`Error::Format`] when `R` is not of `format`, [`Error::NotAUnixStream`], [`Error::SharedEnd`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format) -> Result<Self, Error> {
         let remote = adopt::<R>(socket, format)?;
         Ok(Self::new(remote.rx(), Tx::Remote(remote.tx(u32::MAX)), Duration::ZERO))
@@ -197,7 +201,9 @@ impl<R: EventRecord> Receiver<R> {
     /// and everything was received, [`TryRecvError::PeerViolation`] when the peer broke the format.
     #[inline]
     pub fn try_recv(&mut self) -> Result<Received<R>, TryRecvError> {
-        if let Some((item, found)) = self.rx.recv_known(|event| take(&mut self.meter, event).ok()) {
+        if let Some((item, found)) =
+            self.rx.recv_known(|event| take(&mut self.meter, self.most_lost, event).ok())
+        {
             self.counters.dropped += u64::from(item.lost());
             self.counters.received += u64::from(item.record().is_some());
             self.counters.high_water = self.counters.high_water.max(found as u64);
@@ -236,10 +242,10 @@ impl<R: EventRecord> Receiver<R> {
         most: usize,
         mut sink: impl FnMut(Received<R>) -> Result<(), Violation>,
     ) -> Result<usize, TryRecvError> {
-        let (meter, counters) = (&mut self.meter, &mut self.counters);
+        let (meter, most_lost, counters) = (&mut self.meter, self.most_lost, &mut self.counters);
         let mut notices = 0;
         let received = self.rx.recv(most, |event| {
-            let item = take(meter, event)?;
+            let item = take(meter, most_lost, event)?;
             sink(item)?;
             // Rare: nothing is counted record by record.
             if item.lost() > 0 || item.record().is_none() {
@@ -252,9 +258,9 @@ impl<R: EventRecord> Receiver<R> {
         self.counters.high_water = self.counters.high_water.max(received.found as u64);
         let Some(sequence) = received.tail_loss else { return Ok(received.count) };
         let count = self.meter.lost_header(sequence);
-        if count == 0 {
+        if count == 0 || count > self.most_lost {
             // A sender of this process never says so; the word of another one is not trusted.
-            self.rx.break_off(Violation::NothingLost);
+            self.rx.break_off(if count == 0 { Violation::NothingLost } else { Violation::SequenceBackwards });
             return if received.count == 0 { self.receive(most, sink) } else { Ok(received.count) };
         }
         self.counters.dropped += u64::from(count);
@@ -379,19 +385,28 @@ impl<R: EventRecord> Receiver<R> {
     }
 }
 
-/// The item that `event` is, after what `meter` has seen.
+/// The item that `event` is, after what `meter` has seen; a violation leaves `meter` as it was.
 #[inline]
-fn take<W: Sequenced>(meter: &mut LossMeter, event: &W) -> Result<Received<W::Content>, Violation> {
-    let sequence = event.sequence();
-    if !event.is_lost() {
-        let lost = meter.record(sequence);
-        return Ok(Received::Record { lost, sequence, record: event.content() });
+fn take<W: Sequenced>(
+    meter: &mut LossMeter,
+    most_lost: u32,
+    event: &W,
+) -> Result<Received<W::Content>, Violation> {
+    let (sequence, mut next) = (event.sequence(), *meter);
+    let lost = if event.is_lost() { next.lost_header(sequence) } else { next.record(sequence) };
+    if lost > most_lost {
+        return Err(Violation::SequenceBackwards);
     }
-    let joining = *meter == LossMeter::from_now();
-    match meter.lost_header(sequence) {
-        0 if !joining => Err(Violation::NothingLost),
-        count => Ok(Received::Lost { count }),
+    if event.is_lost() {
+        let joining = *meter == LossMeter::from_now();
+        if lost == 0 && !joining {
+            return Err(Violation::NothingLost);
+        }
+        *meter = next;
+        return Ok(Received::Lost { count: lost });
     }
+    *meter = next;
+    Ok(Received::Record { lost, sequence, record: event.content() })
 }
 
 impl<R: EventRecord> AsFd for Receiver<R> {

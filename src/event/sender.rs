@@ -91,7 +91,7 @@ impl<R: EventRecord> Sender<R> {
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `R` is not of `format`, [`Error::NotAUnixStream`], [`Error::Os`].
+    /// [`Error::Format`] when `R` is not of `format`, [`Error::NotAUnixStream`], [`Error::SharedEnd`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Error> {
         let remote = adopt::<R>(socket, format)?;
         Ok(Self::new(Tx::Remote(remote.tx(depth.max(1))), remote.rx(), Overflow::DropNewest))
@@ -129,7 +129,7 @@ impl<R: EventRecord> Sender<R> {
     /// The receiver learns of the loss in its place in the stream: exactly, by the next record's number,
     /// or by a notice of its own when nothing follows. On the local transport the notice is there at
     /// once. On a socket it is written at the next call that finds room, by [`flush`](Self::flush), or
-    /// when the last sender is dropped; the number of a loss saturates at 2^31 - 1.
+    /// when the last sender is dropped; the number of a loss saturates at 2^30 - 1.
     ///
     /// [`Options::overflow`]: crate::Options::overflow
     ///
@@ -188,17 +188,20 @@ impl<R: EventRecord> Sender<R> {
 
     /// Whether every accepted record has been read: reading is the acknowledgement.
     ///
+    /// After the receiver is gone, local and shared channels still answer: `Ok(true)` if it had read everything. On a
+    /// socket the kernel frees what was not read, so that the answer is [`DrainError::Closed`] in any case.
+    ///
     /// # Errors
     ///
-    /// [`DrainError::Closed`] when the receiver is gone and it is not known to have read everything.
+    /// [`DrainError::Closed`] when the receiver is gone and is not known to have read everything, [`DrainError::Io`].
     pub fn is_drained(&self) -> Result<bool, DrainError> {
         Ok(self.is_written() && self.0.records_watch.is_drained()?)
     }
 
     /// Waits until every accepted record has been read; `None` waits without limit.
     ///
-    /// On a socket the kernel does not tell, so this looks again every 50 us to 2 ms; on a shared channel only
-    /// while replies wait to be received.
+    /// On a socket the kernel does not notify the sender, so this checks again every 50 us to 2 ms; on a shared channel
+    /// only while replies wait to be received.
     ///
     /// # Errors
     ///

@@ -83,7 +83,7 @@ impl<R: EventRecord> SoleSender<R> {
     /// Sends one record; drops it when the ring is full.
     ///
     /// The receiver learns of the loss in its place in the stream: by the next record's number, or at once by a
-    /// notice of its own. The number of a loss saturates at 2^31 - 1.
+    /// notice of its own. The number of a loss saturates at 2^30 - 1.
     ///
     /// # Errors
     ///
@@ -126,7 +126,7 @@ impl<R: EventRecord> SoleSender<R> {
     ///
     /// # Errors
     ///
-    /// [`DrainError::Closed`] when the receiver is gone and has not read everything.
+    /// [`DrainError::Closed`] when the receiver is gone and had not read everything.
     pub fn is_drained(&self) -> Result<bool, DrainError> {
         self.watch.is_drained()
     }

@@ -67,8 +67,8 @@ impl<R: EventRecord> Stream<R> {
             Err(TrySendError::Full(())) => {
                 self.counters.dropped += 1;
                 // At the limit the number stands still, so that the receiver is told of too few rather
-                // than, by a number that went round, of none.
-                if self.pending < Sequence::MAX.get() {
+                // than, by a larger step, of a number that went backwards.
+                if self.pending < Sequence::LOSS_MAX {
                     self.announced = self.tx.announce_loss(self.next);
                     self.next = self.next.plus(1);
                     self.pending += 1;
@@ -112,5 +112,64 @@ impl<R: EventRecord> Stream<R> {
     fn forget_loss(&mut self) {
         self.pending = 0;
         self.announced = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use recordfd_uapi::{AcpiNotify, FixedText, Format};
+
+    use super::*;
+    use crate::event::{Received, Receiver};
+    use crate::transport::{Remote, shared, socket};
+
+    const LOSS_MAX: u32 = Sequence::LOSS_MAX;
+
+    /// Both ends of a channel for two records.
+    fn ends(is_shared: bool) -> (Stream<AcpiNotify>, Receiver<AcpiNotify>) {
+        let format = Format::ACPI_NOTIFY_V1;
+        let (near, rx) = if is_shared {
+            let (port, far, _) = shared::make(format, true, 2, 1).unwrap();
+            (Remote::Shared(port), Receiver::from_shared(far).unwrap())
+        } else {
+            let (near, far) = socket::pair(None).unwrap();
+            (Remote::Socket(near.into()), Receiver::from_socket(far, format).unwrap())
+        };
+        (Stream::new(Tx::Remote(near.tx(2)), Overflow::DropNewest), rx)
+    }
+
+    #[test]
+    fn loss_at_its_limit_is_counted_too_low_and_never_backwards() {
+        let record = AcpiNotify {
+            dev_id: 0,
+            value: 0,
+            data: 0,
+            cookie: 0,
+            bus_id: FixedText::EMPTY,
+            device_class: FixedText::EMPTY,
+        };
+        for (is_shared, tells_by_record) in [(false, false), (false, true), (true, false), (true, true)] {
+            let (mut stream, mut rx) = ends(is_shared);
+            while stream.counters.dropped == 0 {
+                stream.post(record).unwrap();
+            }
+            // A billion drops later.
+            let more = LOSS_MAX - 3;
+            (stream.pending, stream.next) = (stream.pending + more, stream.next.plus(more));
+            (0..5).for_each(|_| stream.post(record).unwrap());
+            assert_eq!(stream.counters.dropped, 6);
+            (0..stream.counters.sent).for_each(|_| assert_eq!(rx.try_recv().unwrap().lost(), 0));
+            if tells_by_record {
+                stream.post(record).unwrap();
+            } else {
+                stream.flush().unwrap();
+            }
+            let told = rx.recv_timeout(Duration::from_secs(20)).unwrap();
+            assert_eq!((told.lost(), told.record().is_some()), (LOSS_MAX, tells_by_record));
+            stream.post(record).unwrap();
+            assert!(matches!(rx.try_recv().unwrap(), Received::Record { lost: 0, .. }));
+        }
     }
 }

@@ -129,7 +129,7 @@ impl FaultReporter {
     /// # Errors
     ///
     /// [`Error::Format`] when `format` is none of page faults, [`Error::Option`], [`Error::NotAUnixStream`],
-    /// [`Error::Os`].
+    /// [`Error::SharedEnd`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format, options: &Options) -> Result<Self, Error> {
         let headed = headed(format)?;
         options.check()?;

@@ -80,7 +80,7 @@ impl FaultResponder {
     /// # Errors
     ///
     /// [`Error::Format`] when `format` is none of page faults, [`Error::Option`] for a depth out of
-    /// range, [`Error::NotAUnixStream`], [`Error::Os`].
+    /// range, [`Error::NotAUnixStream`], [`Error::SharedEnd`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Error> {
         let headed = headed(format)?;
         check_depth("depth", depth)?;

@@ -120,7 +120,8 @@ impl<R: Request> Reporter<R> {
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `R` is not of `format`, [`Error::Option`], [`Error::NotAUnixStream`], [`Error::Os`].
+    /// [`Error::Format`] when `R` is not of `format`, [`Error::Option`], [`Error::NotAUnixStream`],
+    /// [`Error::SharedEnd`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format, options: &Options) -> Result<Self, Error> {
         check_format::<R>(format)?;
         options.check()?;

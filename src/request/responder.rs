@@ -95,7 +95,7 @@ impl<R: Request> Responder<R> {
     /// # Errors
     ///
     /// [`Error::Format`] when `R` is not of `format`, [`Error::Option`] for a depth out of range,
-    /// [`Error::NotAUnixStream`], [`Error::Os`].
+    /// [`Error::NotAUnixStream`], [`Error::SharedEnd`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Error> {
         Self::adopt(socket, format, depth, None)
     }

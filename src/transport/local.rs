@@ -7,12 +7,13 @@ use std::time::Instant;
 use crossbeam_queue::ArrayQueue;
 use recordfd_uapi::{Record, Sequence};
 
+use super::gone::{Gone, Unread, is_drained};
 use super::{LOSS, Owner, Taken, spin};
 use crate::bell::Bell;
 use crate::doorbell::{ARMED, Tokens, Waiter, ring};
 use crate::drain::DrainGate;
 use crate::error::{DrainError, Error, TryRecvError, TrySendError, Violation};
-use crate::sync::{AtomicBool, AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Ordering};
 
 #[cfg(all(test, loom))]
 mod models;
@@ -31,8 +32,8 @@ struct Direction<T> {
     /// `LOSS | sequence`: records up to that number were lost and none was accepted since. 0: none.
     /// Written by the producer only.
     tail_loss: AtomicU32,
-    producer_gone: AtomicBool,
-    consumer_gone: AtomicBool,
+    producer_gone: Gone,
+    consumer_gone: Gone,
     emptied: DrainGate,
     bell: Bell,
 }
@@ -43,8 +44,8 @@ pub(crate) fn direction<T: Record>(depth: u32) -> Result<(Tx<T>, Rx<T>), Error> 
         queue: ArrayQueue::new(depth as usize),
         armed: Apart(AtomicU32::new(ARMED)),
         tail_loss: AtomicU32::new(0),
-        producer_gone: AtomicBool::new(false),
-        consumer_gone: AtomicBool::new(false),
+        producer_gone: Gone::new(),
+        consumer_gone: Gone::new(),
         emptied: DrainGate::new(),
         bell: Bell::new()?,
     });
@@ -118,8 +119,7 @@ impl<T: Record> Tx<T> {
     }
 
     fn check_open(&self) -> Result<(), TrySendError<()>> {
-        // Acquire pairs with the release in `Rx::drop`.
-        if self.shared.consumer_gone.load(Ordering::Acquire) {
+        if self.shared.consumer_gone.is_set() {
             return Err(TrySendError::Closed(()));
         }
         Ok(())
@@ -133,8 +133,7 @@ impl<T: Record> Tx<T> {
 impl<T> Drop for Tx<T> {
     fn drop(&mut self) {
         if self.owner.is_this_process() {
-            // Release pairs with the load in `Rx::recv`: what was accepted is seen before the end.
-            self.shared.producer_gone.store(true, Ordering::Release);
+            self.shared.producer_gone.set();
             // Nobody owns this token, so it stays: closed is readable for ever.
             self.shared.bell.put();
         }
@@ -164,8 +163,8 @@ impl<T: Record> Rx<T> {
         self.waiter.enter(&self.shared.armed.0);
         loop {
             // Both before the queue, and again before each pop: only with the queue found empty after
-            // them do they say what comes next. Acquire pairs with the stores in `Tx`.
-            let gone = self.shared.producer_gone.load(Ordering::Acquire);
+            // them do they say what comes next. Acquire pairs with the store in `Tx::announce_loss`.
+            let gone = self.shared.producer_gone.is_set();
             let loss = self.shared.tail_loss.load(Ordering::Acquire);
             // A tail loss ends the batch: what was accepted since then has numbers behind it.
             if taken.items() < most && taken.tail_loss.is_none() {
@@ -231,11 +230,9 @@ impl<T: Record> Rx<T> {
 }
 
 fn has_work<T>(shared: &Direction<T>, seen_loss: u32) -> bool {
-    // Acquire pairs with the stores in `Tx`.
+    // Acquire pairs with the store in `Tx::announce_loss`.
     let loss = shared.tail_loss.load(Ordering::Acquire);
-    !shared.queue.is_empty()
-        || (loss != 0 && loss != seen_loss)
-        || shared.producer_gone.load(Ordering::Acquire)
+    !shared.queue.is_empty() || (loss != 0 && loss != seen_loss) || shared.producer_gone.is_set()
 }
 
 impl<T> AsFd for Rx<T> {
@@ -247,8 +244,7 @@ impl<T> AsFd for Rx<T> {
 impl<T> Drop for Rx<T> {
     fn drop(&mut self) {
         if self.owner.is_this_process() {
-            // Release pairs with the loads in `Tx` and `Watch`.
-            self.shared.consumer_gone.store(true, Ordering::Release);
+            self.shared.consumer_gone.set();
             self.shared.emptied.open();
         }
     }
@@ -260,10 +256,7 @@ pub(crate) struct Watch<T>(Arc<Direction<T>>);
 
 impl<T> Watch<T> {
     pub(crate) fn is_drained(&self) -> Result<bool, DrainError> {
-        if self.0.queue.is_empty() {
-            return Ok(true);
-        }
-        if self.is_closed() { Err(DrainError::Closed) } else { Ok(false) }
+        is_drained(Unread::Stays, || Ok(self.0.queue.is_empty()), || self.is_closed())
     }
 
     pub(crate) fn wait_drained(&self, deadline: Option<Instant>) -> Result<(), DrainError> {
@@ -276,8 +269,7 @@ impl<T> Watch<T> {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        // Acquire pairs with the release in `Rx::drop`.
-        self.0.consumer_gone.load(Ordering::Acquire)
+        self.0.consumer_gone.is_set()
     }
 }
 

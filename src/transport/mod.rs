@@ -3,6 +3,7 @@
 //! A channel has two directions, records and replies. [`Tx`] is the producing end of one, [`Rx`] the
 //! consuming end, [`Watch`] what both may look at without being either.
 
+mod gone;
 #[cfg(feature = "local")]
 pub(crate) mod local;
 pub(crate) mod shared;
@@ -387,6 +388,15 @@ impl<T: Record> Rx<T> {
     pub(crate) fn fence_for_both(&mut self) {
         if let RxCarrier::Shared(rx) = &mut self.carrier {
             rx.fence_for_both();
+        }
+    }
+
+    /// Whether what it receives comes from a thread of this process.
+    pub(crate) fn is_local(&self) -> bool {
+        match &self.carrier {
+            #[cfg(feature = "local")]
+            RxCarrier::Local(_) => true,
+            RxCarrier::Socket(_) | RxCarrier::Shared(_) => false,
         }
     }
 

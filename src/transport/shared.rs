@@ -80,6 +80,9 @@ impl<T: Record> Tx<T> {
         for index in 0..accepted {
             self.ring.put(index as u32, &item(index));
         }
+        // Before the record is published: who sees that the peer has read it sees this index, too. Relaxed: the release
+        // of the record orders it.
+        self.port.produced_tail.store(self.ring.tail().wrapping_add(accepted as u32), Ordering::Relaxed);
         self.ring.publish(accepted as u32);
         self.port.ring();
         Ok(accepted)
@@ -276,7 +279,7 @@ impl<T: Record> Rx<T> {
     ) -> Result<(), TryRecvError> {
         for _ in 0..4 {
             // Both before the ring is looked at: only with the ring found empty after them do they say what comes
-            // next. Acquire pairs with the stores in `Tx` and `Port`.
+            // next. Acquire pairs with the store in `Tx::announce_loss`.
             let gone = self.port.is_peer_gone();
             let mut loss = self.port.consumed.tail_loss().load(Ordering::Acquire);
             self.ring.look().map_err(TryRecvError::PeerViolation)?;
@@ -377,14 +380,15 @@ impl<T: Record> Rx<T> {
         if !asks {
             return Ok(false);
         }
-        if self.port.peek() {
+        let (is_readable, is_drain_token) = self.port.drain.peek(&self.port);
+        if is_readable {
             // A token is put in after its claim, or after the word of the end, which is seen now; a byte without
             // either is none.
             self.enter();
             if self.port.is_peer_gone() {
                 return Ok(true);
             }
-            if self.waiter.owns_none() && !self.port.drain.has_tokens(&self.port.produced) {
+            if self.waiter.owns_none() && !is_drain_token {
                 return Err(TryRecvError::PeerViolation(Violation::StrayToken));
             }
         }

@@ -16,13 +16,16 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, getsockopt, recvmsg, sendmsg, setsockopt, socketpair,
     sockopt::SndBuf,
 };
-use recordfd_uapi::{Record, WRITE_MAX};
+use recordfd_uapi::{Offer, Record, WRITE_MAX};
 
+use super::gone::{self, Unread};
 use super::{Taken, wait_for};
 use crate::error::{DrainError, Error, TryRecvError, TrySendError, Violation};
 use crate::fd::send_descriptor;
 use crate::sys;
 
+/// The longest Offer that is read.
+pub(super) const MOST_OFFER: usize = 512;
 /// What one small write takes of the send buffer: a 512-byte data area and the kernel's `sk_buff`.
 const WRITE_COST: u32 = 768;
 
@@ -79,9 +82,20 @@ pub(crate) fn check(socket: &OwnedFd) -> Result<(), Error> {
     })
 }
 
-/// Takes `socket` for a channel: it must be a connected AF_UNIX stream socket, and is made close-on-exec.
+/// Takes `socket` for a channel, and makes it close-on-exec. It must be a connected AF_UNIX stream socket, and no end of
+/// a shared channel.
 pub(crate) fn adopt(socket: OwnedFd) -> Result<Arc<OwnedFd>, Error> {
     check(&socket)?;
+    let mut bytes = [0; MOST_OFFER];
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    let peeked = recvmsg::<()>(socket.as_raw_fd(), &mut [IoSliceMut::new(&mut bytes)], None, flags)
+        .map(|message| (message.flags.contains(MsgFlags::MSG_CTRUNC), message.bytes));
+    match peeked {
+        // A descriptor comes with an Offer. (The flag alone may stand for credentials.)
+        Ok((true, length)) if Offer::from_bytes(&bytes[..length]).is_ok() => return Err(Error::SharedEnd),
+        Ok(_) | Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNRESET) => {}
+        Err(errno) => return Err(Error::os("recvmsg", errno)),
+    }
     fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|errno| Error::os("fcntl", errno))?;
     Ok(Arc::new(socket))
 }
@@ -323,10 +337,8 @@ impl<T> Watch<T> {
     }
 
     pub(crate) fn is_drained(&self) -> Result<bool, DrainError> {
-        let unread = sys::unread_bytes(self.0.as_fd()).map_err(DrainError::Io)?;
-        // A peer that hangs up frees what it has not read, which looks the same; in this order a
-        // hang-up between the two looks is not taken for a read.
-        if self.is_closed() { Err(DrainError::Closed) } else { Ok(unread == 0) }
+        let is_empty = || sys::unread_bytes(self.0.as_fd()).map(|unread| unread == 0);
+        gone::is_drained(Unread::IsFreed, is_empty, || self.is_closed())
     }
 
     /// The kernel tells nobody that a socket was read empty, so this looks again at growing intervals.
@@ -349,8 +361,7 @@ impl<T> Watch<T> {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        // Without requested events only a hang-up or an error makes poll report the socket.
-        wait_for(self.0.as_fd(), PollFlags::empty(), Some(Instant::now())).unwrap_or(false)
+        gone::has_hung_up(self.0.as_fd())
     }
 }
 

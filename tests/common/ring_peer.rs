@@ -112,6 +112,11 @@ impl RawRing {
         self.memory.write_all_at(bytes, self.slot_offset(number)).unwrap();
     }
 
+    /// Writes `bytes` into the slot of record `number`, after the header that an event has.
+    pub fn set_payload(&self, number: u32, bytes: &[u8]) {
+        self.memory.write_all_at(bytes, self.slot_offset(number) + 8).unwrap();
+    }
+
     pub fn slot(&self, number: u32) -> Vec<u8> {
         let mut bytes = vec![0; self.size];
         self.memory.read_exact_at(&mut bytes, self.slot_offset(number)).unwrap();

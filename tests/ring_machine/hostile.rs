@@ -39,6 +39,7 @@ impl<C: Choices> Hostile<C> {
                 self.peer.put(&vec![0; count]);
             }
             11 => drop(self.peer.take()),
+            12 if self.choices.once_in(2) => self.notify_of_a_drain(),
             12 => {
                 let ring = if self.choices.once_in(2) { &self.peer.produced } else { &self.peer.consumed };
                 let word = if self.choices.once_in(2) { Word::Armed } else { Word::Drain };
@@ -66,6 +67,14 @@ impl<C: Choices> Hostile<C> {
         let room = self.peer.produced.depth.saturating_sub(tail.wrapping_sub(head));
         self.peer.produced.add(Word::Tail, count.min(room));
         self.peer.ring_bell();
+    }
+
+    /// Takes the wish to be notified of a drain back and puts a token in, whatever was read.
+    fn notify_of_a_drain(&mut self) {
+        if self.peer.consumed.get(Word::Drain) == 1 {
+            self.peer.consumed.set(Word::Drain, 0);
+            self.peer.put(&[0]);
+        }
     }
 
     fn ring(&mut self) -> RawRing {

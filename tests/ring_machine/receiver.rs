@@ -71,11 +71,15 @@ impl<C: Choices> Machine<C> {
         let expected = self.incoming.receive(ring, most, |event: &Event<AcpiNotify>| {
             let number = event.sequence().get();
             let since = number.wrapping_sub(*last) & Sequence::MAX.get();
-            if event.is_lost() && since == 0 {
+            let count = if event.is_lost() { since } else { since.wrapping_sub(1) & Sequence::MAX.get() };
+            if count >= 1 << 30 {
+                return Err(Violation::SequenceBackwards);
+            }
+            if event.is_lost() && count == 0 {
                 return Err(Violation::NothingLost);
             }
             *last = number;
-            lost.push(if event.is_lost() { since } else { since.wrapping_sub(1) & Sequence::MAX.get() });
+            lost.push(count);
             Ok(())
         });
         let violation = expected.violation.filter(|_| !was_broken);
@@ -84,11 +88,11 @@ impl<C: Choices> Machine<C> {
         if let Some(number) = expected.tail_loss {
             let count = number.wrapping_sub(self.last) & Sequence::MAX.get();
             self.last = number;
-            if count > 0 {
-                expected_items.push(Received::Lost { count });
-            } else {
-                // Found by the receiver, above the ring: replies are still sent.
-                self.incoming.broken = Some(Violation::NothingLost);
+            // What is wrong is found by the receiver, above the ring: replies are still sent.
+            match count {
+                0 => self.incoming.broken = Some(Violation::NothingLost),
+                1..0x4000_0000 => expected_items.push(Received::Lost { count }),
+                _ => self.incoming.broken = Some(Violation::SequenceBackwards),
             }
         }
         let received = if blocks {

@@ -154,9 +154,8 @@ impl<C: Choices> Machine<C> {
     fn look(&mut self) {
         let counters = self.tx.counters();
         assert_eq!((counters.sent, counters.dropped, counters.replies), self.counts);
-        // By the words of both, whoever wrote them last.
-        let ring = &self.hostile.peer.consumed;
-        let is_drained = ring.get(Word::Tail) == ring.get(Word::Head);
+        // By the consumer's word and what was sent, whatever the peer has written over that index.
+        let is_drained = self.outgoing.tail == self.hostile.peer.consumed.get(Word::Head);
         match self.tx.is_drained() {
             Ok(said) => assert_eq!(said, is_drained),
             Err(DrainError::Closed) => {

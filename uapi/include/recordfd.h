@@ -87,6 +87,12 @@
 
 /* The largest sequence number, INT_MAX; the next one is 0. */
 #define RECORDFD_SEQUENCE_MAX 0x7fffffffU
+/*
+ * The most records that a recordfd channel loses between two that arrive. A larger count means that
+ * the sequence number went backwards: stop reading, the sender was started anew. Linux' own
+ * descriptors have no such limit.
+ */
+#define RECORDFD_LOSS_MAX 0x3fffffffU
 
 /*
  * No data, but the news that every record up to this sequence number was lost. Only on formats
@@ -725,7 +731,8 @@ static inline size_t recordfd_text_len(const char *text, size_t size)
  * @last: Sequence number read before; RECORDFD_SEQUENCE_MAX for the first reader of a new channel
  * @sequence: Sequence number of the header
  *
- * Return: The number of records lost, exact modulo 2^31.
+ * Return: The number of records lost, exact modulo 2^31. On a recordfd descriptor, a number above
+ * RECORDFD_LOSS_MAX means that the sequence number went backwards.
  */
 static inline __u32 recordfd_lost_through(__u32 last, __u32 sequence)
 {
@@ -737,7 +744,8 @@ static inline __u32 recordfd_lost_through(__u32 last, __u32 sequence)
  * @last: Sequence number read before; RECORDFD_SEQUENCE_MAX for the first reader of a new channel
  * @sequence: Sequence number of the record
  *
- * Return: The number of records lost between the two, exact modulo 2^31.
+ * Return: The number of records lost between the two, exact modulo 2^31. On a recordfd descriptor, a
+ * number above RECORDFD_LOSS_MAX means that the sequence number did not grow.
  */
 static inline __u32 recordfd_lost_before(__u32 last, __u32 sequence)
 {

@@ -14,6 +14,12 @@ impl Sequence {
     pub const ZERO: Self = Self(0);
     /// The largest number, `INT_MAX`; the next is 0.
     pub const MAX: Self = Self(0x7fff_ffff);
+    /// The most records that a recordfd channel loses between two that arrive, or before one `LOST_EVENTS` header.
+    ///
+    /// Numbers are compared as serial numbers: a larger count means that the number went backwards, as that of a
+    /// sender does that was started anew on a kept descriptor. Senders count no further. Linux' own streams have no
+    /// such limit, so [`LossMeter`] does not check it; `recordfd::event::Receiver` does.
+    pub const LOSS_MAX: u32 = 0x3fff_ffff;
 
     /// The low 31 bits of `value`.
     #[inline]
@@ -65,7 +71,9 @@ impl Sequence {
 
 /// Follows a stream's sequence numbers and tells how many records were lost at each step.
 ///
-/// Counts are exact up to 2^31 - 1 records between two that arrive.
+/// Counts are exact up to 2^31 - 1 records between two that arrive. On a recordfd channel a count above
+/// [`Sequence::LOSS_MAX`] is none: the number went backwards, and the rest of the stream cannot be told apart from
+/// what came before.
 ///
 /// ```
 /// use recordfd_uapi::{LossMeter, Sequence};
@@ -123,6 +131,17 @@ mod tests {
         assert_eq!(seq(1).lost_before(Sequence::MAX), 1);
         assert_eq!(seq(1).lost_through(seq(0x7fff_fffe)), 3);
         assert_eq!(seq(5).lost_before(seq(5)), Sequence::MAX.get());
+    }
+
+    #[test]
+    fn number_that_goes_backwards_counts_more_than_a_channel_can_lose() {
+        for last in [0, 1, 5, Sequence::LOSS_MAX, Sequence::LOSS_MAX + 1, Sequence::MAX.get()] {
+            for step in [0, 1, 5, Sequence::LOSS_MAX] {
+                assert!(seq(last).lost_before(seq(last).plus(step)) > Sequence::LOSS_MAX);
+                assert!(seq(last).plus(step).lost_through(seq(last)) <= Sequence::LOSS_MAX);
+                assert!(seq(last).plus(step + 1).lost_before(seq(last)) <= Sequence::LOSS_MAX);
+            }
+        }
     }
 
     #[test]

@@ -22,10 +22,8 @@ use super::port::Port;
 use crate::error::Error;
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::{self, Mapping, View};
-use crate::transport::socket;
+use crate::transport::socket::{self, MOST_OFFER};
 
-/// The longest Offer that is looked at.
-const MOST_OFFER: usize = 512;
 /// What the memory must be sealed against. (Seals against writing would make it useless, and mapping it fails.)
 const SEALS: [SealFlag; 3] = [SealFlag::F_SEAL_SHRINK, SealFlag::F_SEAL_GROW, SealFlag::F_SEAL_SEAL];
 

@@ -1,70 +1,115 @@
-//! The producer's wish to be told when the consumer has read the ring empty.
+//! The producer's wish to be notified when the consumer has read the ring empty.
 //!
-//! A word in the ring says that the producer wants to know. The consumer looks at it whenever it leaves the ring
-//! empty, takes it back and puts one token in; so each time that the word is set comes to one token, which the
-//! side that gets it owns like any other.
+//! A word in the ring says that the producer wants to be notified. The consumer checks it whenever it leaves the ring
+//! empty, takes it back and puts one token in. So the socket gets one token for each time that the word was set.
+//!
+//! Any number of threads wait. One of them polls the socket for all, and takes the token out as soon as it is there:
+//! another thread that polls the same socket for what it receives is woken by it once, not until the wait ends.
+//! The others sleep on a condition variable until the first one has been woken.
 
-use crate::ring::Storage;
-use crate::sync::{AtomicBool, Mutex, Ordering, fence, lock};
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
-use super::port::Direction;
+use nix::poll::PollFlags;
+use nix::sys::socket::MsgFlags;
+
+use super::port::{Direction, Port};
+use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, fence, lock, wait};
+use crate::transport::{wait_for, wait_readable};
+
+/// The longest sleep of a thread that finds the socket readable for a reason that is not its own.
+const LONGEST_PAUSE: Duration = Duration::from_millis(2);
 
 /// The wish, as the producing end knows it.
 #[derive(Debug)]
 pub(super) struct Drain {
     state: Mutex<State>,
-    /// Someone has waited: the consuming side of this end looks here.
+    /// The thread that polls for all has been woken.
+    woken: Condvar,
+    /// A thread has waited: the consuming side of this end checks for tokens.
     used: AtomicBool,
 }
 
 #[derive(Debug)]
 struct State {
-    /// The word is set, and it is not known that the consumer took it.
+    /// The word is set, and it is not known that the consumer took it back.
     wanted: bool,
-    /// Tokens that the consumer has put in, or is about to, and nobody has counted as owned.
+    /// Tokens that the consumer has put in, or is about to, and that nobody has taken out or counted as owned.
     tokens: u32,
-    /// Threads that wait: while there are any, the token that wakes all of them stays where it is.
-    waiters: u32,
+    /// How often the consumer took the word back; wraps.
+    notified: u32,
+    /// A thread waits on the socket for all that wait.
+    leads: bool,
+    /// That thread sleeps until the socket is readable: nobody else may take the tokens, or it would sleep on.
+    polls: bool,
 }
 
 impl Drain {
     pub(super) fn new() -> Self {
-        let state = Mutex::new(State { wanted: false, tokens: 0, waiters: 0 });
-        Self { state, used: AtomicBool::new(false) }
+        let state = State { wanted: false, tokens: 0, notified: 0, leads: false, polls: false };
+        Self { state: Mutex::new(state), woken: Condvar::new(), used: AtomicBool::new(false) }
     }
 
-    /// Begins to wait.
-    pub(super) fn begin(&self) {
+    /// Asks to be notified. Check whether the ring is empty after it, and [`sleep`](Self::sleep) with what it returns.
+    pub(super) fn want(&self, produced: &Direction) -> u32 {
         // Relaxed: set before the consumer is asked, in this process. A receive that misses it finds the token
         // with its next call.
         self.used.store(true, Ordering::Relaxed);
-        lock(&self.state).waiters += 1;
-    }
-
-    pub(super) fn end(&self) {
-        lock(&self.state).waiters -= 1;
-    }
-
-    /// Asks to be told. Look whether the ring is empty behind it.
-    pub(super) fn want(&self, produced: &Direction) {
         let mut state = lock(&self.state);
-        state.note_told(produced);
-        // While a token stays for others who wait, another one would only add to it, until the socket is full.
+        state.note_taken_back(produced);
+        // With a token in the socket or on its way to it, a second one would only add to it.
         if state.tokens == 0 && !std::mem::replace(&mut state.wanted, true) {
             // Relaxed: the fence orders it.
             produced.drain().store(1, Ordering::Relaxed);
         }
+        let notified = state.notified;
         drop(state);
         // Pairs with the fence in `tell`: either this side sees the ring empty, or the consumer sees the word.
         fence(Ordering::SeqCst);
+        notified
     }
 
-    /// Whether the descriptor may be readable for another reason than that the consumer has told just now: it was
-    /// asked and has not told, or has told earlier.
-    pub(super) fn is_pending(&self, produced: &Direction) -> bool {
+    /// Sleeps until the consumer has notified this end since [`want`](Self::want) returned `notified`, the socket is
+    /// readable for another reason, or it is `deadline`; may return early. `pause` is how long it sleeps while
+    /// something else keeps the socket readable, and grows.
+    pub(super) fn sleep(
+        &self,
+        port: &Port,
+        notified: u32,
+        deadline: Option<Instant>,
+        pause: &mut Duration,
+    ) -> io::Result<()> {
         let mut state = lock(&self.state);
-        state.note_told(produced);
-        state.wanted || state.tokens > 0
+        if state.notified != notified {
+            return Ok(());
+        }
+        if state.leads {
+            drop(wait(&self.woken, state, deadline));
+            return Ok(());
+        }
+        (state.leads, state.polls) = (true, true);
+        drop(state);
+        let mut outcome = wait_readable(port.as_fd(), deadline);
+        let mut state = lock(&self.state);
+        state.polls = false;
+        state.note_taken_back(&port.produced);
+        // A token that the consumer has not put in yet is taken out later, by whoever counts it as owned.
+        if state.tokens > 0 && port.receive_byte(MsgFlags::empty()) {
+            state.tokens -= 1;
+        } else if matches!(outcome, Ok(true)) && !port.is_peer_gone() {
+            // What is there is a reply, which another thread is to receive. That thread may take tokens, too.
+            drop(state);
+            let until = Instant::now() + *pause;
+            let until = deadline.map_or(until, |deadline| deadline.min(until));
+            outcome = wait_for(port.as_fd(), PollFlags::empty(), Some(until));
+            *pause = (*pause * 2).min(LONGEST_PAUSE);
+            state = lock(&self.state);
+        }
+        state.leads = false;
+        drop(state);
+        self.woken.notify_all();
+        outcome.map(|_| ())
     }
 
     /// Tokens that are the caller's from now on.
@@ -74,25 +119,28 @@ impl Drain {
             return 0;
         }
         let mut state = lock(&self.state);
-        state.note_told(produced);
-        if state.waiters > 0 { 0 } else { std::mem::take(&mut state.tokens) }
+        state.note_taken_back(produced);
+        if state.polls { 0 } else { std::mem::take(&mut state.tokens) }
     }
 
-    /// Whether there are tokens that are nobody's yet.
-    pub(super) fn has_tokens(&self, produced: &Direction) -> bool {
+    /// Whether there is a byte in the socket, and whether one of those there may be for a thread that waits. Under
+    /// the lock under which such a thread takes it out, so that it is not missing from one of the two answers.
+    pub(super) fn peek(&self, port: &Port) -> (bool, bool) {
         let mut state = lock(&self.state);
-        state.note_told(produced);
-        state.tokens > 0
+        let is_readable = port.peek();
+        state.note_taken_back(&port.produced);
+        (is_readable, state.tokens > 0)
     }
 }
 
 impl State {
     /// Notes that the consumer took the word back.
-    fn note_told(&mut self, produced: &Direction) {
+    fn note_taken_back(&mut self, produced: &Direction) {
         // Acquire pairs with the swap in `tell`.
         if self.wanted && produced.drain().load(Ordering::Acquire) == 0 {
             self.wanted = false;
             self.tokens = self.tokens.saturating_add(1);
+            self.notified = self.notified.wrapping_add(1);
         }
     }
 }
@@ -105,9 +153,4 @@ pub(super) fn tell(consumed: &Direction) -> bool {
     let word = consumed.drain();
     // AcqRel on the swap: one token for each time that the word was set.
     word.load(Ordering::Relaxed) == 1 && word.swap(0, Ordering::AcqRel) == 1
-}
-
-/// Whether the ring has been read empty, by the words of both sides.
-pub(super) fn is_drained(produced: &Direction) -> bool {
-    produced.tail().load(Ordering::Relaxed) == produced.head().load(Ordering::Acquire)
 }

@@ -19,6 +19,9 @@ pub(super) const ABI: u16 = 1;
 const LINE: u64 = 128;
 /// Bytes in front of a ring's slots.
 const CONTROL: u64 = 3 * LINE;
+/// The most bytes that may be unused in front of a ring, and after the last one: a page, so that a ring may begin
+/// on one.
+const MOST_UNUSED: u64 = 4096;
 /// Words of a line.
 const WORDS: usize = LINE as usize / size_of::<u32>();
 /// Words in front of a ring's slots.
@@ -141,9 +144,16 @@ impl Layout {
         let map_size = offer.map_size;
         let records = RingPlace::checked(offer.records_offset, offer.depth, record_size, map_size)?;
         let replies = RingPlace::checked(offer.replies_offset, offer.reply_depth, reply_size, map_size)?;
-        let apart = |a: &RingPlace, b: &RingPlace| a.end().is_some_and(|end| end <= b.offset as u64);
-        if !apart(&records, &replies) && !apart(&replies, &records) {
+        let (first, second) =
+            if records.offset <= replies.offset { (records, replies) } else { (replies, records) };
+        let end = |place: &RingPlace| place.end().unwrap_or(map_size);
+        let Some(between) = (second.offset as u64).checked_sub(end(&first)) else {
             return bad("the rings overlap");
+        };
+        // Unused memory costs this side, too: where it is locked, and the time for a hole that the peer punches.
+        if [first.offset as u64, between, map_size - end(&second)].iter().any(|unused| *unused > MOST_UNUSED)
+        {
+            return bad("the memory is larger than its rings need");
         }
         Ok(Self { format: offer.format, records, replies, map_size })
     }
@@ -182,7 +192,7 @@ mod tests {
     #[test]
     fn offer_that_is_wrong_in_one_field_is_refused() {
         let good = Layout::new(Format::ACPI_NOTIFY_V1, 64, 64).unwrap().offer(true);
-        let wrong: [fn(&mut Offer); 22] = [
+        let wrong: [fn(&mut Offer); 25] = [
             |offer| offer.abi_min = 2,
             |offer| offer.abi_max = 0,
             |offer| offer.format = Format::new(99, 1),
@@ -205,6 +215,13 @@ mod tests {
             |offer| offer.replies_offset = 1 << 63,
             |offer| offer.map_size -= 1,
             |offer| offer.map_size = 8192,
+            |offer| offer.map_size += MOST_UNUSED + 1,
+            |offer| offer.map_size = (1 << 46) + 1,
+            |offer| {
+                // Between the rings, and not after them.
+                offer.replies_offset += MOST_UNUSED + LINE;
+                offer.map_size += MOST_UNUSED + LINE;
+            },
         ];
         for (number, change) in wrong.into_iter().enumerate() {
             let mut offer = good;

@@ -1,7 +1,10 @@
 //! Loom runs both ends of a shared channel, the code itself on a real pair of sockets, in every order that its
 //! memory model allows. Only the memory is a stand-in: `sys/model_mapping.rs`. Run with `ci/loom.sh`.
 
+use std::os::fd::AsRawFd;
+
 use loom::thread;
+use nix::sys::socket::{Shutdown, shutdown};
 use recordfd_uapi::{AcpiNotify, AcpiOst, Event, Format};
 
 use super::layout::Layout;
@@ -298,15 +301,18 @@ fn tell_of_a_drain(parks: bool) {
             far_rx
         });
         // The steps of `wait_drained`, but for the sleep.
-        near.drain.begin();
-        near.drain.want(&near.produced);
+        let notified = near.drain.want(&near.produced);
         let early = watch.is_drained().unwrap();
         let _far_rx = thread.join().unwrap();
         assert!(watch.is_drained().unwrap());
         let readable = || wait_readable(watch.as_fd(), Some(Instant::now())).unwrap();
         assert!(early || readable(), "lost wake-up: the ring was read empty");
-        near.drain.end();
-        // The token is the receiver's to take out, and no stray one.
+        if !early {
+            // One that sleeps takes the token out.
+            wake(&near, notified);
+            assert!(!readable(), "readable after the wait");
+        }
+        // Or else the token is the receiver's to take out, and no stray one.
         let outcome = near_rx.recv(1, &mut Taken::default(), &mut |_| Ok(()));
         assert!(matches!(outcome, Err(TryRecvError::Empty)), "{outcome:?}");
         assert!(!readable(), "readable while empty");
@@ -318,6 +324,104 @@ fn shared_drain_wakes_who_waits() {
     tell_of_a_drain(false);
     // Who parks does not arm, and so has no other fence.
     tell_of_a_drain(true);
+}
+
+/// A thread that waits for a drain while another one still sends is woken once the ring is empty.
+#[test]
+fn shared_drain_wakes_who_waits_while_another_thread_sends() {
+    loom::model(|| {
+        let (near, far) = ports(1);
+        let (mut tx, mut far_rx) = (Tx::new(near.clone()), Receiver::new(far));
+        let watch = tx.watch();
+        let sender = thread::spawn(move || {
+            send(&mut tx, 0, 1);
+            tx
+        });
+        let receiver = thread::spawn(move || {
+            far_rx.recv(1);
+            far_rx
+        });
+        near.drain.want(&near.produced);
+        let early = watch.is_drained().unwrap();
+        let _tx = sender.join().unwrap();
+        let far_rx = receiver.join().unwrap();
+        let readable = wait_readable(watch.as_fd(), Some(Instant::now())).unwrap();
+        assert!(early || readable || far_rx.got == 0, "lost wake-up: the ring was read empty");
+    });
+}
+
+/// A thread that waits for a drain is woken, if it is to be. (Loom knows of no sleep in the kernel.)
+fn wake(port: &Port, notified: u32) {
+    port.calls.before_receive();
+    let mut pause = Duration::ZERO;
+    port.drain.sleep(port, notified, Some(Instant::now()), &mut pause).unwrap();
+}
+
+/// A thread that waits for a drain takes the token out while another one receives on the same end, which takes the
+/// token for no stray one and leaves it to the thread that waits.
+#[test]
+fn shared_drain_token_is_no_stray_one_while_it_is_taken_out() {
+    loom::model(|| {
+        let (near, far) = ports(1);
+        let (mut tx, mut far_rx) = (Tx::new(near.clone()), Receiver::new(far));
+        let mut near_rx = Rx::<AcpiNotifyEvent>::new(near.clone());
+        send(&mut tx, 0, 1);
+        let notified = near.drain.want(&near.produced);
+        assert_eq!(far_rx.recv(1), Got::Records(1, false));
+        let thread = thread::spawn(move || {
+            let outcome = near_rx.recv(1, &mut Taken::default(), &mut |_| Ok(()));
+            assert!(matches!(outcome, Err(TryRecvError::Empty)), "an honest peer: {outcome:?}");
+            near_rx
+        });
+        wake(&near, notified);
+        let mut near_rx = thread.join().unwrap();
+        near_rx.settle();
+        assert!(!wait_readable(near.as_fd(), Some(Instant::now())).unwrap(), "readable while empty");
+    });
+}
+
+/// The peer reads the last record and goes: a thread that asks meanwhile whether everything was read hears no
+/// `Closed`, and one that asks afterwards hears that it was.
+#[test]
+fn shared_ring_that_was_read_empty_is_drained_though_the_reader_is_gone() {
+    loom::model(|| {
+        let (near, far) = ports(1);
+        let (mut tx, mut far_rx) = (Tx::new(near.clone()), Receiver::new(far));
+        let watch = tx.watch();
+        send(&mut tx, 0, 1);
+        let thread = thread::spawn(move || {
+            assert_eq!(far_rx.recv(1), Got::Records(1, false));
+        });
+        let during = watch.is_drained();
+        assert!(during.is_ok(), "closed though everything was read: {during:?}");
+        thread.join().unwrap();
+        assert!(watch.is_drained().unwrap(), "closed though everything was read");
+    });
+}
+
+/// The peer publishes a record and dies: its socket is closed, and its end sets no word. Another thread of this
+/// process learns of it, by a system call; the record still comes before `Closed`.
+#[test]
+fn shared_end_seen_by_another_thread_comes_after_the_last_record() {
+    loom::model(|| {
+        let (near, far) = ports(1);
+        let (mut tx, mut receiver) = (Tx::new(near.clone()), Receiver::new(far.clone()));
+        // A thread of its own: by its fences, the one that sends orders whatever it writes next.
+        let peer = thread::spawn(move || {
+            send(&mut tx, 0, 1);
+            near.calls.before_send();
+            shutdown(near.as_fd().as_raw_fd(), Shutdown::Both).unwrap();
+            // Dropped after the model: a peer that was killed sets no word.
+            (tx, near)
+        });
+        let watcher = thread::spawn(move || {
+            far.has_hung_up();
+            far
+        });
+        let received = receiver.recv(1);
+        assert!(received != Got::Closed, "closed before the last record");
+        let _ends = (peer.join().unwrap(), watcher.join().unwrap());
+    });
 }
 
 /// Each of two threads that put a token in puts in one, though the kernel may have had no memory for the other's.

@@ -23,6 +23,7 @@ use crate::error::{Error, Violation};
 use crate::ring::Storage;
 use crate::sync::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 use crate::sys::{self, Mapping, View};
+use crate::transport::gone::{self, Gone};
 use crate::transport::{Owner, wait_for};
 
 /// One ring in shared memory, with what is around it.
@@ -41,6 +42,12 @@ impl Direction {
     #[inline]
     pub(super) fn armed(&self) -> &AtomicU32 {
         &self.control[ARMED]
+    }
+
+    /// The word that the producer is gone.
+    #[inline]
+    fn gone(&self) -> Gone<&AtomicU32> {
+        Gone::shared(&self.control[GONE])
     }
 
     /// See [`DRAIN`].
@@ -89,10 +96,12 @@ pub(crate) struct Port {
     pub(super) produced: Direction,
     /// The ring that this end consumes.
     pub(super) consumed: Direction,
-    /// The consuming side's own index, for who looks from outside.
+    /// The producing side's own index, for a [`Watch`](super::Watch): the peer may write the one in the memory.
+    pub(super) produced_tail: AtomicU32,
+    /// The consuming side's own index, likewise.
     pub(super) consumed_head: AtomicU32,
     /// The peer's socket is closed, or this side has told that the peer is gone.
-    hung_up: AtomicBool,
+    hung_up: Gone,
     /// What the peer did wrong.
     broken: OnceLock<Violation>,
     /// Tokens that the kernel had no memory for.
@@ -117,8 +126,9 @@ impl Port {
             socket,
             produced,
             consumed,
+            produced_tail: AtomicU32::new(0),
             consumed_head: AtomicU32::new(0),
-            hung_up: AtomicBool::new(false),
+            hung_up: Gone::new(),
             broken: OnceLock::new(),
             owed: AtomicU32::new(0),
             drain: Drain::new(),
@@ -141,25 +151,36 @@ impl Port {
     /// Whether nothing more will come from the peer, nor be taken by it.
     #[inline]
     pub(super) fn is_peer_gone(&self) -> bool {
-        // Acquire pairs with the release in `drop`: what the peer published before is seen. Relaxed: hang-up
-        // was learned from the kernel, which orders it.
-        self.hung_up.load(Ordering::Relaxed) || self.consumed.control[GONE].load(Ordering::Acquire) != 0
+        self.hung_up.is_set() || self.consumed.gone().is_set()
     }
 
     /// Asks the kernel, too.
     pub(super) fn has_hung_up(&self) -> bool {
         self.calls.before_receive();
-        // Without requested events only a hang-up or an error makes poll report the socket.
-        if wait_for(self.as_fd(), PollFlags::empty(), Some(Instant::now())).unwrap_or(false) {
-            self.calls.received();
-            self.hung_up.store(true, Ordering::Relaxed);
+        if gone::has_hung_up(self.as_fd()) {
+            self.note_hang_up();
         }
         self.is_peer_gone()
     }
 
     /// Notes that the peer is gone, also if it takes back that it said so.
     pub(super) fn note_gone(&self) {
-        self.hung_up.store(true, Ordering::Relaxed);
+        self.hung_up.set();
+    }
+
+    /// Notes a hang-up that a system call has just told of.
+    fn note_hang_up(&self) {
+        self.calls.received();
+        self.hung_up.set();
+    }
+
+    /// Whether the peer has read everything, by its own word.
+    pub(super) fn is_drained(&self) -> bool {
+        // Acquire pairs with the store in `Consumer::release` of the peer: with it, this thread sees the peer's reads
+        // as done, and this side's index as of when the peer was shown the record.
+        let head = self.produced.head().load(Ordering::Acquire);
+        // Relaxed: the load above orders it, or else whatever told this thread of the send.
+        head == self.produced_tail.load(Ordering::Relaxed)
     }
 
     /// Notes that the peer broke the protocol: nothing more is sent to it.
@@ -201,7 +222,7 @@ impl Port {
                 // Full of bytes that a peer leaves there: it is readable as it is.
                 Ok(_) | Err(Errno::EAGAIN) => return true,
                 Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => {
-                    self.hung_up.store(true, Ordering::Relaxed);
+                    self.note_hang_up();
                     return true;
                 }
                 // No memory: tried again by the next call.
@@ -221,10 +242,10 @@ impl Port {
         if is_readable {
             self.receive_byte(MsgFlags::MSG_PEEK);
         }
-        is_readable && !self.hung_up.load(Ordering::Relaxed)
+        is_readable && !self.hung_up.is_set()
     }
 
-    fn receive_byte(&self, flags: MsgFlags) -> bool {
+    pub(super) fn receive_byte(&self, flags: MsgFlags) -> bool {
         let mut byte = [0];
         let mut buffer = [IoSliceMut::new(&mut byte)];
         loop {
@@ -239,8 +260,7 @@ impl Port {
                     return true;
                 }
                 Ok(0) | Err(Errno::ECONNRESET) => {
-                    self.calls.received();
-                    self.hung_up.store(true, Ordering::Relaxed);
+                    self.note_hang_up();
                     return false;
                 }
                 Err(_) => return false,
@@ -311,9 +331,8 @@ impl AsFd for Port {
 impl Drop for Port {
     fn drop(&mut self) {
         if self.owner.is_this_process() {
-            // Before the socket goes, so that the peer needs no system call to know. Release pairs with the load
-            // in `is_peer_gone`.
-            self.produced.control[GONE].store(1, Ordering::Release);
+            // Before the socket goes, so that the peer needs no system call to know.
+            self.produced.gone().set();
             // A child of fork may have a copy of the socket, without whose end it does not hang up: this is what
             // wakes a peer that sleeps, and stays.
             self.put_token();

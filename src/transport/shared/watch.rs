@@ -4,14 +4,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::poll::PollFlags;
-
+use super::ASK_AFTER;
 use super::port::Port;
-use super::{ASK_AFTER, drain};
 use crate::error::DrainError;
 use crate::ring::Storage;
 use crate::sync::Ordering;
-use crate::transport::{spin, wait_for, wait_readable};
+use crate::transport::gone::{Unread, is_drained};
+use crate::transport::spin;
 
 /// A look at a channel from outside.
 #[derive(Debug)]
@@ -25,39 +24,23 @@ impl Watch {
     pub(crate) fn is_drained(&self) -> Result<bool, DrainError> {
         // Who sleeps on what is in the ring does not read it.
         self.0.ring_again();
-        if drain::is_drained(&self.0.produced) {
-            return Ok(true);
-        }
-        if self.is_closed() { Err(DrainError::Closed) } else { Ok(false) }
+        is_drained(Unread::Stays, || Ok(self.0.is_drained()), || self.is_closed())
     }
 
     pub(crate) fn wait_drained(&self, deadline: Option<Instant>) -> Result<(), DrainError> {
-        self.0.drain.begin();
-        let outcome = self.wait_told(deadline);
-        self.0.drain.end();
-        outcome
-    }
-
-    fn wait_told(&self, deadline: Option<Instant>) -> Result<(), DrainError> {
-        let mut interval = Duration::from_micros(50);
-        loop {
-            self.0.drain.want(&self.0.produced);
+        let mut pause = Duration::from_micros(50);
+        // What is drained already needs no word of the consumer.
+        while !self.0.is_drained() {
+            let notified = self.0.drain.want(&self.0.produced);
             if self.is_drained()? {
-                return Ok(());
+                break;
             }
-            let now = Instant::now();
-            if deadline.is_some_and(|deadline| now >= deadline) {
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Err(DrainError::Timeout);
             }
-            wait_readable(self.as_fd(), deadline).map_err(DrainError::Io)?;
-            if self.0.drain.is_pending(&self.0.produced) && !self.is_drained()? {
-                // What is there is a reply, which is another's to receive, or an earlier word.
-                let until = Instant::now() + interval;
-                let until = deadline.map_or(until, |deadline| deadline.min(until));
-                wait_for(self.as_fd(), PollFlags::empty(), Some(until)).map_err(DrainError::Io)?;
-                interval = (interval * 2).min(Duration::from_millis(2));
-            }
+            self.0.drain.sleep(&self.0, notified, deadline, &mut pause).map_err(DrainError::Io)?;
         }
+        Ok(())
     }
 
     pub(crate) fn is_closed(&self) -> bool {

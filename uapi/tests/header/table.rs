@@ -116,6 +116,7 @@ pub(crate) fn constants() -> Vec<Constant> {
         RECORDFD_FORMAT_MIXED_V1 = Format::MIXED_V1.0;
         RECORDFD_WRITE_MAX = WRITE_MAX;
         RECORDFD_SEQUENCE_MAX = Sequence::MAX.get();
+        RECORDFD_LOSS_MAX = Sequence::LOSS_MAX;
         RECORDFD_EVENT_FLAG_LOST_EVENTS = EventFlags::LOST_EVENTS.bits();
         RECORDFD_EVENT_FLAG_CANCELLED = EventFlags::CANCELLED.bits();
         RECORDFD_PGFAULT_FLAG_PASID_VALID = PgFaultFlags::PASID_VALID.bits();
