@@ -129,12 +129,10 @@ pub(crate) enum Responder<A: MustAnswer> {
 }
 
 impl<A: MustAnswer> Responder<A> {
-    /// The responder to another process, with at most `depth` groups open: the first one, or behind another that
-    /// has left these groups open.
-    pub(crate) fn remote(remote: &Remote, depth: u32, headed: bool, resumed: Option<&[u32]>) -> Self {
-        let rx = RecordRx::new(remote, headed, resumed.is_none());
-        let responder = RemoteResponder::new(remote, depth, resumed.unwrap_or(&[]));
-        Self::Remote(GroupReader::new(rx, Arc::new(responder)))
+    /// The responder to another process, with at most `depth` groups open.
+    pub(crate) fn remote(remote: &Remote, depth: u32, headed: bool) -> Self {
+        let responder = Arc::new(RemoteResponder::new(remote, depth));
+        Self::Remote(GroupReader::new(RecordRx::new(remote, headed), responder))
     }
 
     pub(crate) fn answerer(&self) -> Answerer<A> {

@@ -67,7 +67,7 @@ impl Plan {
     }
 
     fn responder<A: MustAnswer>(&self, remote: &Remote, depth: u32) -> (Responder<A>, u32) {
-        (Responder::remote(remote, depth, self.headed, None), depth)
+        (Responder::remote(remote, depth, self.headed), depth)
     }
 
     fn end(&self, far: OwnedFd, transport: Transport, depth: u32) -> UnattachedEnd {

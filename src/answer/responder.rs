@@ -27,20 +27,14 @@ struct Answers<A: MustAnswer> {
 }
 
 impl<A: MustAnswer> RemoteResponder<A> {
-    /// A responder with at most `depth` groups open, `open` of which another one has received.
-    pub(crate) fn new(remote: &Remote, depth: u32, open: &[u32]) -> Self {
-        let depth = (depth as usize).max(open.len());
-        let mut answers = Answers {
+    /// A responder with at most `depth` groups open.
+    pub(crate) fn new(remote: &Remote, depth: u32) -> Self {
+        let answers = Answers {
             // The kernel alone says when there is no room; there always is with an honest reporter.
             tx: remote.tx(u32::MAX),
-            open: OpenGroups::new(depth),
-            owed: Vec::with_capacity(depth),
+            open: OpenGroups::new(depth as usize),
+            owed: Vec::with_capacity(depth as usize),
         };
-        for cookie in open {
-            if *cookie != 0 && answers.open.check(*cookie).is_ok() {
-                answers.open.insert(*cookie);
-            }
-        }
         Self { answers: Mutex::new(answers), owner: Owner::this_process() }
     }
 

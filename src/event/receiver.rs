@@ -28,8 +28,7 @@ pub enum Received<R> {
     },
     /// Records were lost and none was accepted since.
     Lost {
-        /// How many; 0 only to one who joined in the middle and cannot know, and where
-        /// [`Receiver::try_recv_known`] has skipped something.
+        /// How many; 0 only where [`Receiver::try_recv_known`] has skipped something.
         count: u32,
     },
 }
@@ -103,8 +102,8 @@ impl<R: EventRecord> Receiver<R> {
         receiver
     }
 
-    /// Attaches the receiver's end of a channel that another process has made, on whatever transport, as its first
-    /// reader.
+    /// Attaches the receiver's end of a channel that another process has made, on whatever
+    /// transport.
     ///
     /// # Errors
     ///
@@ -117,7 +116,7 @@ impl<R: EventRecord> Receiver<R> {
         }
     }
 
-    /// Attaches the receiver's end of a channel that another process has made, as its first reader.
+    /// Attaches the receiver's end of a channel that another process has made.
     ///
     /// `format` is what the maker told; nothing is guessed from the descriptor. Calls fcntl(2)
     /// and recvmsg(2) only.
@@ -146,17 +145,6 @@ impl<R: EventRecord> Receiver<R> {
         let (port, ..) = shared::attach(socket, false, check_format::<R>)?;
         let remote = Remote::Shared(port);
         Ok(Self::new(remote.rx(), Tx::Remote(remote.tx(u32::MAX)), Duration::ZERO))
-    }
-
-    /// Attaches an end that another receiver has read from before, between two records.
-    ///
-    /// The first record is the baseline: what was lost before it is not known.
-    ///
-    /// # Errors
-    ///
-    /// As [`from_socket`](Self::from_socket).
-    pub fn join_socket(socket: OwnedFd, format: Format) -> Result<Self, Error> {
-        Ok(Self { meter: LossMeter::from_now(), ..Self::from_socket(socket, format)? })
     }
 
     /// Sets how long a blocking receive looks for records before it sleeps; see
@@ -378,9 +366,8 @@ fn take<W: Sequenced>(meter: &mut LossMeter, event: &W) -> Result<Received<W::Co
         let lost = meter.record(sequence);
         return Ok(Received::Record { lost, sequence, record: event.content() });
     }
-    let joining = *meter == LossMeter::from_now();
     match meter.lost_header(sequence) {
-        0 if !joining => Err(Violation::NothingLost),
+        0 => Err(Violation::NothingLost),
         count => Ok(Received::Lost { count }),
     }
 }

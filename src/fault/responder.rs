@@ -79,7 +79,7 @@ impl FaultResponder {
         let headed = headed(format)?;
         check_depth("depth", depth)?;
         let remote = Remote::Socket(carrier::adopt(socket)?);
-        Ok(Self::new(Responder::remote(&remote, depth, headed, None), depth, Duration::ZERO))
+        Ok(Self::new(Responder::remote(&remote, depth, headed), depth, Duration::ZERO))
     }
 
     /// Attaches the responder's end of a channel in shared memory that another process has made with
@@ -94,22 +94,8 @@ impl FaultResponder {
     /// [`event::Receiver::from_shared`](crate::event::Receiver::from_shared).
     pub fn from_shared(socket: OwnedFd) -> Result<Self, Error> {
         let (port, headed, depth) = shared::attach(socket, false, headed)?;
-        let responder = Responder::remote(&Remote::Shared(port), depth, headed, None);
+        let responder = Responder::remote(&Remote::Shared(port), depth, headed);
         Ok(Self::new(responder, depth, Duration::ZERO))
-    }
-
-    /// Attaches an end that another responder has received groups from, between two groups: `open` are
-    /// those it left unanswered, as its [`open_cookies`](Self::open_cookies) told. (A file descriptor of
-    /// Linux' fault queue can be passed on likewise; cookies stay valid.)
-    ///
-    /// # Errors
-    ///
-    /// As [`from_socket`](Self::from_socket).
-    pub fn resume_socket(socket: OwnedFd, format: Format, depth: u32, open: &[u32]) -> Result<Self, Error> {
-        let headed = headed(format)?;
-        check_depth("depth", depth)?;
-        let remote = Remote::Socket(carrier::adopt(socket)?);
-        Ok(Self::new(Responder::remote(&remote, depth, headed, Some(open)), depth, Duration::ZERO))
     }
 
     /// Receives the next group into `pages` without waiting.
@@ -285,8 +271,8 @@ impl FaultResponder {
         self.answerer.next_notice().map(|(cookie, _)| cookie)
     }
 
-    /// The cookies of all groups that were received and not answered, in no order: what a snapshot must
-    /// keep, or answer first. (Linux cannot list them.)
+    /// The cookies of all groups that were received and not answered, in no order: what to answer before a
+    /// snapshot is taken. (Linux cannot list them.)
     pub fn open_cookies(&self) -> Vec<u32> {
         self.answerer.open_cookies()
     }

@@ -91,24 +91,10 @@ impl<R: Request> Responder<R> {
     /// [`Error::Format`] when `R` is not of `format`, [`Error::Option`] for a depth out of range,
     /// [`Error::NotASocket`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Error> {
-        Self::adopt(socket, format, depth, None)
-    }
-
-    /// Attaches an end that another responder has received requests from: `open` are those it left unanswered, as
-    /// its [`open_cookies`](Self::open_cookies) told.
-    ///
-    /// # Errors
-    ///
-    /// As [`from_socket`](Self::from_socket).
-    pub fn resume_socket(socket: OwnedFd, format: Format, depth: u32, open: &[u32]) -> Result<Self, Error> {
-        Self::adopt(socket, format, depth, Some(open))
-    }
-
-    fn adopt(socket: OwnedFd, format: Format, depth: u32, open: Option<&[u32]>) -> Result<Self, Error> {
         check_format::<R>(format)?;
         check_depth("depth", depth)?;
         let remote = Remote::Socket(carrier::adopt(socket)?);
-        Ok(Self::new(ends::Responder::remote(&remote, depth, true, open), depth, Duration::ZERO))
+        Ok(Self::new(ends::Responder::remote(&remote, depth, true), depth, Duration::ZERO))
     }
 
     /// Attaches the responder's end of a channel in shared memory that another process has made with
@@ -123,7 +109,7 @@ impl<R: Request> Responder<R> {
     /// [`event::Receiver::from_shared`](crate::event::Receiver::from_shared).
     pub fn from_shared(socket: OwnedFd) -> Result<Self, Error> {
         let (port, (), depth) = shared::attach(socket, false, check_format::<R>)?;
-        let responder = ends::Responder::remote(&Remote::Shared(port), depth, true, None);
+        let responder = ends::Responder::remote(&Remote::Shared(port), depth, true);
         Ok(Self::new(responder, depth, Duration::ZERO))
     }
 
