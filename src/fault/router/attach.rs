@@ -7,7 +7,7 @@ use super::table::{Attachment, FaultSource};
 use super::tell::{Held, is_responding};
 use super::{FaultHandle, FaultRouter, Shared};
 use crate::fault::request::MAX_PASID;
-use crate::sync::{Ordering, lock, read, write};
+use crate::sync::{Ordering, lock, write};
 
 /// A handle was not attached, replaced or detached, and everything is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -163,14 +163,9 @@ impl FaultRouter {
         refuse_within_respond()?;
         check(source)?;
         let mut held = Held::default();
-        self.detach_held(source, &mut held)?;
-        held.go_on();
-        Ok(())
-    }
-
-    fn detach_held(&self, source: FaultSource, held: &mut Held) -> Result<(), AttachError> {
         let old = write(&self.0.table).remove(source)?;
-        self.0.retire(&old, held);
+        self.0.retire(&old, &mut held);
+        held.go_on();
         Ok(())
     }
 
@@ -178,28 +173,23 @@ impl FaultRouter {
     /// Markers. Returns how many handles it had. A group whose last page had not come in time by then may still be told
     /// of, by a [`process`](Self::process) in another thread.
     ///
+    /// All of them are taken off at one moment: a report finds each handle or none.
+    ///
     /// # Errors
     ///
-    /// [`AttachError::Busy`] when another call is switching one of its sources: the others are detached.
-    /// [`AttachError::WithinRespond`].
+    /// [`AttachError::Busy`] when another call is switching one of its sources, also one that has no handle yet,
+    /// [`AttachError::WithinRespond`]; everything is as it was.
     pub fn detach_device(&self, dev_id: u32) -> Result<usize, AttachError> {
         refuse_within_respond()?;
-        let (mut count, mut outcome, mut held) = (0, Ok(()), Held::default());
-        let sources = read(&self.0.table).sources(dev_id);
-        for source in sources {
-            match self.detach_held(source, &mut held) {
-                Ok(()) => count += 1,
-                // Someone else was faster.
-                Err(AttachError::NotAttached) => {}
-                Err(error) => outcome = Err(error),
-            }
-        }
+        let mut held = Held::default();
+        let attached = write(&self.0.table).remove_device(dev_id)?;
+        attached.iter().for_each(|old| self.0.retire(old, &mut held));
         let mut intake = self.0.intake();
         intake.counters.discarded += intake.collector.discard(|of| of == dev_id);
         intake.markers.discard(dev_id);
         drop(intake);
         held.go_on();
-        outcome.map(|()| count)
+        Ok(attached.len())
     }
 }
 
