@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use recordfd_uapi::{ChannelInfo, Record, Transport};
 
-use crate::error::Error;
+use crate::error::{Error, Rejected};
 use crate::fd;
 
 /// The most records a queue may hold.
@@ -122,8 +122,39 @@ pub struct UnattachedEnd {
 }
 
 impl UnattachedEnd {
-    pub(crate) fn new(socket: OwnedFd, info: ChannelInfo) -> Self {
+    /// The end that `socket` is, which came by other means than [`recv_from`](Self::recv_from): inherited as
+    /// [standard input](fd::take_stdin), or in a message of the caller's own. `info` is what its maker told.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use recordfd::event::Receiver;
+    /// use recordfd::uapi::{AcpiNotify, ChannelInfo, Format, Transport};
+    /// use recordfd::{Error, UnattachedEnd, fd};
+    ///
+    /// let info = ChannelInfo::new(Format::ACPI_NOTIFY_V1, Transport::SHARED, 256);
+    /// let rx = Receiver::<AcpiNotify>::attach(UnattachedEnd::from_parts(fd::take_stdin()?, info))?;
+    /// # let _ = rx;
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn from_parts(socket: OwnedFd, info: ChannelInfo) -> Self {
         Self { socket, info }
+    }
+
+    /// Attaches it by `attach`; gives this end back if its socket is.
+    pub(crate) fn attach_by<T>(
+        self,
+        attach: impl FnOnce(OwnedFd, ChannelInfo) -> Result<T, Rejected<OwnedFd>>,
+    ) -> Result<T, Rejected<Self>> {
+        let (Self { socket, info }, ()) = Rejected::unless(self, Self::check_transport)?;
+        attach(socket, info).map_err(|rejected| rejected.map(|socket| Self { socket, info }))
+    }
+
+    fn check_transport(&self) -> Result<(), Error> {
+        if [Transport::SOCKET, Transport::SHARED].contains(&self.info.transport) {
+            return Ok(());
+        }
+        Err(Error::Unsupported { reason: "the end is of a transport that cannot be passed on" })
     }
 
     /// Format, transport and depth: what the one who attaches it must know.
@@ -135,7 +166,8 @@ impl UnattachedEnd {
     ///
     /// # Errors
     ///
-    /// What [`fd::send_descriptor`] says; the end is then closed.
+    /// What [`fd::send_descriptor`] says, with the end: the description is one small write, which the socket takes
+    /// whole or not at all.
     ///
     /// # Examples
     ///
@@ -155,10 +187,10 @@ impl UnattachedEnd {
     /// let _rx = Receiver::<AcpiNotify>::from_socket(end.into(), format)?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn send_over(self, socket: impl AsFd) -> Result<(), Error> {
+    pub fn send_over(self, socket: impl AsFd) -> Result<(), Rejected<Self>> {
         let mut bytes = [0; ChannelInfo::SIZE];
         self.info.encode(&mut bytes);
-        fd::send_descriptor(socket, &bytes, self.socket.as_fd())
+        Rejected::unless(self, |end| fd::send_descriptor(socket, &bytes, end.as_fd())).map(drop)
     }
 
     /// Receives an end that was passed on with [`send_over`](Self::send_over).
@@ -171,10 +203,9 @@ impl UnattachedEnd {
         let mut bytes = [0; ChannelInfo::SIZE];
         let (length, descriptor) = fd::recv_descriptor(socket, &mut bytes)?;
         let info = ChannelInfo::decode(&bytes[..length]).map_err(Error::Description)?;
-        if ![Transport::SOCKET, Transport::SHARED].contains(&info.transport) {
-            return Err(Error::Unsupported { reason: "the end is of a transport that cannot be passed on" });
-        }
-        Ok(Self { socket: descriptor, info })
+        let end = Self { socket: descriptor, info };
+        end.check_transport()?;
+        Ok(end)
     }
 }
 

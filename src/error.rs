@@ -1,6 +1,7 @@
 //! What can go wrong, by operation.
 //!
 //! * Setting up and passing descriptors: [`Error`], which names the call and keeps its source.
+//! * Calls that take an end, a descriptor or a reporter: [`Rejected`], which gives it back, with that [`Error`].
 //! * Sending and replying: [`TrySendError`], which gives the value back.
 //! * Receiving: [`TryRecvError`]; what a peer did wrong is a [`Violation`] inside it.
 //! * Answering what must be answered: [`RespondError`], which gives the group back.
@@ -107,6 +108,85 @@ impl Error {
             Self::Closed => libc::EPIPE,
             Self::Os { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
         }
+    }
+}
+
+/// A call refused the end, descriptor or reporter that it was given, and gives it back.
+///
+/// What is given back is as it was: nothing was read from it, and its peer sees no hang-up. `?` in a function that
+/// returns [`enum@Error`] drops it.
+///
+/// # Examples
+///
+/// ```
+/// use recordfd::event::{self, Receiver};
+/// use recordfd::uapi::{AcpiNotify, Smmuv3Event};
+/// use recordfd::{Error, Options};
+///
+/// let (tx, end) = event::socket::<AcpiNotify>(&Options::new())?;
+/// let rejected = Receiver::<Smmuv3Event>::attach(end).unwrap_err();
+/// assert!(matches!(rejected.error(), Error::Format { .. }));
+/// let _rx = Receiver::<AcpiNotify>::attach(rejected.into_inner())?;
+/// assert!(!tx.is_closed());
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Rejected<T> {
+    value: T,
+    error: Error,
+}
+
+impl<T> Rejected<T> {
+    /// Keeps `value` if `check` passes it; returns what `check` found, too.
+    pub(crate) fn unless<U>(value: T, check: impl FnOnce(&T) -> Result<U, Error>) -> Result<(T, U), Self> {
+        match check(&value) {
+            Ok(found) => Ok((value, found)),
+            Err(error) => Err(Self { value, error }),
+        }
+    }
+
+    /// The same reason with what `f` makes of the value.
+    pub(crate) fn map<U>(self, f: impl FnOnce(T) -> U) -> Rejected<U> {
+        Rejected { value: f(self.value), error: self.error }
+    }
+
+    /// Why the call refused.
+    pub fn error(&self) -> &Error {
+        &self.error
+    }
+
+    /// What the call was given.
+    pub fn into_inner(self) -> T {
+        self.value
+    }
+
+    /// What the call was given, and why it refused.
+    pub fn into_parts(self) -> (T, Error) {
+        (self.value, self.error)
+    }
+
+    /// The errno a C program would see in the same place.
+    pub fn errno(&self) -> i32 {
+        self.error.errno()
+    }
+}
+
+impl<T> From<Rejected<T>> for Error {
+    /// Drops what was given back.
+    fn from(rejected: Rejected<T>) -> Self {
+        rejected.error
+    }
+}
+
+impl<T> fmt::Display for Rejected<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<T: fmt::Debug> std::error::Error for Rejected<T> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
     }
 }
 

@@ -58,7 +58,7 @@ mod sys;
 mod transport;
 
 pub use channel::{Options, Overflow, UnattachedEnd};
-pub use error::{DrainError, Error, RespondError, TryRecvError, TrySendError, Violation};
+pub use error::{DrainError, Error, Rejected, RespondError, TryRecvError, TrySendError, Violation};
 pub use recordfd_uapi as uapi;
 
 #[cfg(doctest)]

@@ -27,8 +27,8 @@ fn attach(descriptor: impl Into<OwnedFd>, format: Format) -> [Error; 2] {
     let descriptor = descriptor.into();
     let second = descriptor.try_clone().unwrap();
     [
-        FaultReporter::from_socket(descriptor, format, &Options::new()).unwrap_err(),
-        FaultResponder::from_socket(second, format, 64).unwrap_err(),
+        FaultReporter::from_socket(descriptor, format, &Options::new()).unwrap_err().into(),
+        FaultResponder::from_socket(second, format, 64).unwrap_err().into(),
     ]
 }
 
@@ -88,7 +88,9 @@ fn format_of_something_else_and_depth_out_of_range_are_refused() {
             FaultResponder::from_socket(far.into(), V1, depth).unwrap_err(),
         ];
         for error in errors {
-            assert!(matches!(error, Error::Option { name: "depth", value, .. } if value == depth.into()));
+            assert!(
+                matches!(error.error(), Error::Option { name: "depth", value, .. } if *value == depth.into())
+            );
         }
     }
 }

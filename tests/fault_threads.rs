@@ -360,7 +360,9 @@ fn ages_of_nothing_are_refused() {
             fault::channel(&options).map(drop),
             fault::socket(&options).map(drop),
             fault::socket_responder(&options).map(drop),
-            FaultReporter::from_socket(far.into(), Format::IOMMU_PGFAULT_V1, &options).map(drop),
+            FaultReporter::from_socket(far.into(), Format::IOMMU_PGFAULT_V1, &options)
+                .map(drop)
+                .map_err(Error::from),
         ];
         for outcome in outcomes {
             assert!(

@@ -36,8 +36,8 @@ fn attach(descriptor: impl Into<OwnedFd>) -> [Error; 2] {
     let descriptor = descriptor.into();
     let other = descriptor.try_clone().unwrap();
     [
-        Receiver::<AcpiNotify>::from_socket(descriptor, Format::ACPI_NOTIFY_V1).unwrap_err(),
-        Sender::<AcpiNotify>::from_socket(other, Format::ACPI_NOTIFY_V1, 64).unwrap_err(),
+        Receiver::<AcpiNotify>::from_socket(descriptor, Format::ACPI_NOTIFY_V1).unwrap_err().into(),
+        Sender::<AcpiNotify>::from_socket(other, Format::ACPI_NOTIFY_V1, 64).unwrap_err().into(),
     ]
 }
 
@@ -89,9 +89,9 @@ fn format_other_than_that_of_the_type_is_refused() {
     ];
     for (format, text) in cases {
         let (near, far) = UnixStream::pair().unwrap();
-        let errors = [
-            Receiver::<AcpiNotify>::from_socket(near.into(), format).unwrap_err(),
-            Sender::<AcpiNotify>::from_socket(far.into(), format, 64).unwrap_err(),
+        let errors: [Error; 2] = [
+            Receiver::<AcpiNotify>::from_socket(near.into(), format).unwrap_err().into(),
+            Sender::<AcpiNotify>::from_socket(far.into(), format, 64).unwrap_err().into(),
         ];
         for error in errors {
             assert!(
@@ -194,7 +194,7 @@ fn standard_input_is_taken_once_and_closed_with_the_end() {
         nix::unistd::dup2_stdin(far).unwrap();
         let taken = fd::take_stdin().unwrap();
         let again = Rx::from_socket(fd::take_stdin().unwrap(), Format::ACPI_NOTIFY_V1);
-        assert!(matches!(again, Err(Error::NotASocket(_))));
+        assert!(matches!(again.unwrap_err().error(), Error::NotASocket(_)));
         drop(taken);
         assert_eq!(std::io::Read::read(&mut &near, &mut [0; 8]).unwrap(), 0, "hung up");
     });

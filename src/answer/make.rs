@@ -71,7 +71,7 @@ impl Plan {
     }
 
     fn end(&self, far: OwnedFd, transport: Transport, depth: u32) -> UnattachedEnd {
-        UnattachedEnd::new(far, ChannelInfo::new(self.format, transport, depth))
+        UnattachedEnd::from_parts(far, ChannelInfo::new(self.format, transport, depth))
     }
 
     /// The reporter's socket, the responder's, and how many groups there is room for.

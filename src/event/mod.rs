@@ -246,7 +246,7 @@ pub fn socket<R: EventRecord>(options: &Options) -> Result<(Sender<R>, Unattache
     carrier::set_depth::<R::Reply>(&far, options.reply_depth)?;
     let near = Remote::Socket(Arc::new(near));
     let sender = Sender::new(Tx::Remote(near.tx(depth)), near.rx(), options.overflow);
-    Ok((sender, UnattachedEnd::new(far, ChannelInfo::new(R::FORMAT, Transport::SOCKET, depth))))
+    Ok((sender, UnattachedEnd::from_parts(far, ChannelInfo::new(R::FORMAT, Transport::SOCKET, depth))))
 }
 
 /// Makes a channel to another process: this one keeps the receiver and gives the sender's end away.
@@ -279,7 +279,7 @@ pub fn socket_receiver<R: EventRecord>(options: &Options) -> Result<(Receiver<R>
     let reply_depth = carrier::set_depth::<R::Reply>(&near, options.reply_depth)?;
     let near = Remote::Socket(Arc::new(near));
     let receiver = Receiver::new(near.rx(), Tx::Remote(near.tx(reply_depth)), options.busy_poll);
-    Ok((receiver, UnattachedEnd::new(far, ChannelInfo::new(R::FORMAT, Transport::SOCKET, depth))))
+    Ok((receiver, UnattachedEnd::from_parts(far, ChannelInfo::new(R::FORMAT, Transport::SOCKET, depth))))
 }
 
 /// Makes a channel in shared memory to another process: this one keeps the sender and gives the receiver's end
@@ -352,16 +352,10 @@ fn make_shared<R: EventRecord>(options: &Options, sends: bool) -> Result<(Remote
 }
 
 fn end<R: EventRecord>(far: OwnedFd, depth: u32) -> UnattachedEnd {
-    UnattachedEnd::new(far, ChannelInfo::new(R::FORMAT, Transport::SHARED, depth))
+    UnattachedEnd::from_parts(far, ChannelInfo::new(R::FORMAT, Transport::SHARED, depth))
 }
 
 /// Checks that `format` is the one `R` stands for.
 fn check_format<R: EventRecord>(found: Format) -> Result<(), Error> {
     if found == R::FORMAT { Ok(()) } else { Err(Error::Format { expected: R::FORMAT, found }) }
-}
-
-/// Takes `socket` for a channel of `R`, which is to be of `format`.
-fn adopt<R: EventRecord>(socket: OwnedFd, format: Format) -> Result<Remote, Error> {
-    check_format::<R>(format)?;
-    Ok(Remote::Socket(carrier::adopt(socket)?))
 }

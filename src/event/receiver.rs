@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use recordfd_uapi::{EventRecord, Format, LossMeter, Sequence, Sequenced, Transport};
 
-use super::{adopt, check_format};
+use super::check_format;
 use crate::channel::UnattachedEnd;
-use crate::error::{Error, TryRecvError, TrySendError, Violation};
+use crate::error::{Error, Rejected, TryRecvError, TrySendError, Violation};
 use crate::transport::Remote;
-use crate::transport::{Rx, Tx, shared};
+use crate::transport::{Rx, Tx};
 
 /// What a receive brings: always one item of the stream, in order.
 ///
@@ -107,13 +107,12 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// # Errors
     ///
-    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared).
-    pub fn attach(end: UnattachedEnd) -> Result<Self, Error> {
-        let info = end.info();
-        match info.transport {
-            Transport::SHARED => Self::from_shared(end.into()),
-            _ => Self::from_socket(end.into(), info.format),
-        }
+    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared), with the end.
+    pub fn attach(end: UnattachedEnd) -> Result<Self, Rejected<UnattachedEnd>> {
+        end.attach_by(|socket, info| match info.transport {
+            Transport::SHARED => Self::from_shared(socket),
+            _ => Self::from_socket(socket, info.format),
+        })
     }
 
     /// Attaches the receiver's end of a channel that another process has made.
@@ -123,9 +122,10 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `R` is not of `format`, [`Error::NotASocket`], [`Error::Os`].
-    pub fn from_socket(socket: OwnedFd, format: Format) -> Result<Self, Error> {
-        let remote = adopt::<R>(socket, format)?;
+    /// [`Rejected`], with the socket: [`Error::Format`] when `R` is not of `format`, [`Error::NotASocket`],
+    /// [`Error::Os`].
+    pub fn from_socket(socket: OwnedFd, format: Format) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, ()) = Remote::socket(socket, || check_format::<R>(format))?;
         Ok(Self::new(remote.rx(), Tx::Remote(remote.tx(u32::MAX)), Duration::ZERO))
     }
 
@@ -138,12 +138,14 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `R` is not of the channel's format, [`Error::WrongEnd`] for a sender's end,
-    /// [`Error::AlreadyAttached`], [`Error::Closed`], [`Error::Offer`] and [`Error::BadOffer`] for what cannot be
-    /// trusted, [`Error::NoDescriptor`], [`Error::DescriptorsCutOff`], [`Error::NotASocket`], [`Error::Os`].
-    pub fn from_shared(socket: OwnedFd) -> Result<Self, Error> {
-        let (port, ..) = shared::attach(socket, false, check_format::<R>)?;
-        let remote = Remote::Shared(port);
+    /// [`Rejected`], with the socket: [`Error::Format`] when `R` is not of the channel's format, [`Error::WrongEnd`] for
+    /// a sender's end, [`Error::AlreadyAttached`], [`Error::Closed`], [`Error::Offer`] and [`Error::BadOffer`] for what
+    /// cannot be trusted, [`Error::NoDescriptor`], [`Error::DescriptorsCutOff`], [`Error::NotASocket`], [`Error::Os`].
+    ///
+    /// Nothing is taken out of the socket before all of that was checked. If another process reads the socket while
+    /// this one attaches it, nobody can attach the end any more; [`Error::Closed`] or [`Error::Os`] is returned.
+    pub fn from_shared(socket: OwnedFd) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, ..) = Remote::shared(socket, false, check_format::<R>)?;
         Ok(Self::new(remote.rx(), Tx::Remote(remote.tx(u32::MAX)), Duration::ZERO))
     }
 

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use recordfd_uapi::{EventRecord, Format, Record, Transport};
 
 use super::stream::{SenderCounters, Stream};
-use super::{SoleSender, adopt};
+use super::{SoleSender, check_format};
 use crate::channel::{Overflow, UnattachedEnd};
-use crate::error::{DrainError, Error, TryRecvError, TrySendError};
+use crate::error::{DrainError, Error, Rejected, TryRecvError, TrySendError};
 use crate::sync::{Mutex, lock};
-use crate::transport::{Owner, Rx, Tx, Watch};
+use crate::transport::{Owner, Remote, Rx, Tx, Watch};
 
 /// The sending end of an event channel; clones share it.
 ///
@@ -54,7 +54,7 @@ impl<R: EventRecord> Sender<R> {
     ///
     /// # Errors
     ///
-    /// As [`from_socket`](Self::from_socket) and [`SoleSender::from_shared`].
+    /// As [`from_socket`](Self::from_socket) and [`SoleSender::from_shared`], with the end.
     ///
     /// # Examples
     ///
@@ -69,12 +69,11 @@ impl<R: EventRecord> Sender<R> {
     /// assert_eq!(rx.try_recv()?.lost(), 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn attach(end: UnattachedEnd) -> Result<Self, Error> {
-        let info = end.info();
-        match info.transport {
-            Transport::SHARED => SoleSender::from_shared(end.into()).map(SoleSender::into_shared),
-            _ => Self::from_socket(end.into(), info.format, info.depth),
-        }
+    pub fn attach(end: UnattachedEnd) -> Result<Self, Rejected<UnattachedEnd>> {
+        end.attach_by(|socket, info| match info.transport {
+            Transport::SHARED => SoleSender::from_shared(socket).map(SoleSender::into_shared),
+            _ => Self::from_socket(socket, info.format, info.depth),
+        })
     }
 
     /// Attaches the sender's end of a channel that another process has made.
@@ -85,9 +84,10 @@ impl<R: EventRecord> Sender<R> {
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `R` is not of `format`, [`Error::NotASocket`], [`Error::Os`].
-    pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Error> {
-        let remote = adopt::<R>(socket, format)?;
+    /// [`Rejected`], with the socket: [`Error::Format`] when `R` is not of `format`, [`Error::NotASocket`],
+    /// [`Error::Os`].
+    pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, ()) = Remote::socket(socket, || check_format::<R>(format))?;
         Ok(Self::new(Tx::Remote(remote.tx(depth.max(1))), remote.rx(), Overflow::DropNewest))
     }
 

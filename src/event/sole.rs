@@ -9,8 +9,8 @@ use super::check_format;
 use super::sender::{Sender, recv_reply};
 use super::stream::{SenderCounters, Stream};
 use crate::channel::Overflow;
-use crate::error::{DrainError, Error, TryRecvError, TrySendError};
-use crate::transport::{Remote, Rx, Tx, Watch, shared};
+use crate::error::{DrainError, Error, Rejected, TryRecvError, TrySendError};
+use crate::transport::{Remote, Rx, Tx, Watch};
 
 /// The only sender of a channel in shared memory; it takes no lock.
 ///
@@ -38,9 +38,9 @@ impl<R: EventRecord> SoleSender<R> {
     /// # Errors
     ///
     /// As [`Receiver::from_shared`](super::Receiver::from_shared).
-    pub fn from_shared(socket: OwnedFd) -> Result<Self, Error> {
-        let (port, ..) = shared::attach(socket, true, check_format::<R>)?;
-        Ok(Self::new(&Remote::Shared(port)))
+    pub fn from_shared(socket: OwnedFd) -> Result<Self, Rejected<OwnedFd>> {
+        let (port, ..) = Remote::shared(socket, true, check_format::<R>)?;
+        Ok(Self::new(&port))
     }
 
     /// A sender that can be cloned: its clones take turns by a lock.

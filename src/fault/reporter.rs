@@ -16,9 +16,9 @@ use crate::answer::desk::{Desk, Keeper, Way};
 use crate::answer::reporter::Reporter;
 use crate::answer::{Completion, Group, Ledger, PublishError};
 use crate::channel::UnattachedEnd;
-use crate::error::{DrainError, Error, TryRecvError};
+use crate::error::{DrainError, Error, Rejected, TryRecvError};
 use crate::sync::Condvar;
-use crate::transport::{Remote, shared, socket as carrier};
+use crate::transport::Remote;
 
 /// The reporting end of a channel of page faults; clones share it.
 ///
@@ -102,13 +102,12 @@ impl FaultReporter {
     ///
     /// # Errors
     ///
-    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared).
-    pub fn attach(end: UnattachedEnd, options: &Options) -> Result<Self, Error> {
-        let info = end.info();
-        match info.transport {
-            Transport::SHARED => Self::from_shared(end.into(), options),
-            _ => Self::from_socket(end.into(), info.format, &options.clone().depth(info.depth)),
-        }
+    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared), with the end.
+    pub fn attach(end: UnattachedEnd, options: &Options) -> Result<Self, Rejected<UnattachedEnd>> {
+        end.attach_by(|socket, info| match info.transport {
+            Transport::SHARED => Self::from_shared(socket, options),
+            _ => Self::from_socket(socket, info.format, &options.clone().depth(info.depth)),
+        })
     }
 
     /// Attaches the reporter's end of a channel that another process has made.
@@ -119,12 +118,17 @@ impl FaultReporter {
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `format` is none of page faults, [`Error::Option`], [`Error::NotASocket`],
-    /// [`Error::Os`].
-    pub fn from_socket(socket: OwnedFd, format: Format, options: &Options) -> Result<Self, Error> {
-        let headed = headed(format)?;
-        options.check()?;
-        let remote = Remote::Socket(carrier::adopt(socket)?);
+    /// [`Rejected`], with the socket: [`Error::Format`] when `format` is none of page faults, [`Error::Option`],
+    /// [`Error::NotASocket`], [`Error::Os`].
+    pub fn from_socket(
+        socket: OwnedFd,
+        format: Format,
+        options: &Options,
+    ) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, headed) = Remote::socket(socket, || {
+            options.check()?;
+            headed(format)
+        })?;
         Ok(Self::new(Way::remote(&remote, options.depth, headed, options.busy_poll), options))
     }
 
@@ -137,12 +141,14 @@ impl FaultReporter {
     ///
     /// # Errors
     ///
-    /// [`Error::Option`], [`Error::Format`] when the channel is none of page faults, and as
+    /// [`Rejected`], with the socket: [`Error::Option`], [`Error::Format`] when the channel is none of page faults, and as
     /// [`event::Receiver::from_shared`](crate::event::Receiver::from_shared).
-    pub fn from_shared(socket: OwnedFd, options: &Options) -> Result<Self, Error> {
-        options.check()?;
-        let (port, headed, depth) = shared::attach(socket, true, headed)?;
-        Ok(Self::new(Way::remote(&Remote::Shared(port), depth, headed, options.busy_poll), options))
+    pub fn from_shared(socket: OwnedFd, options: &Options) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, headed, depth) = Remote::shared(socket, true, |format| {
+            options.check()?;
+            headed(format)
+        })?;
+        Ok(Self::new(Way::remote(&remote, depth, headed, options.busy_poll), options))
     }
 
     /// Leaves the full fence that each call to report takes on a shared channel to a responder that makes it for

@@ -11,8 +11,8 @@ use super::options::headed;
 use super::request::ResponseCode;
 use crate::answer::ends::{Answerer, Responder, Token};
 use crate::channel::{UnattachedEnd, check_depth};
-use crate::error::{Error, RespondError, TryRecvError};
-use crate::transport::{Remote, shared, socket as carrier};
+use crate::error::{Error, Rejected, RespondError, TryRecvError};
+use crate::transport::Remote;
 
 /// The most page faults of a group: what one write holds.
 const MOST_OF_GROUP: usize = WRITE_MAX / PgFault::SIZE;
@@ -55,13 +55,12 @@ impl FaultResponder {
     ///
     /// # Errors
     ///
-    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared).
-    pub fn attach(end: UnattachedEnd) -> Result<Self, Error> {
-        let info = end.info();
-        match info.transport {
-            Transport::SHARED => Self::from_shared(end.into()),
-            _ => Self::from_socket(end.into(), info.format, info.depth),
-        }
+    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared), with the end.
+    pub fn attach(end: UnattachedEnd) -> Result<Self, Rejected<UnattachedEnd>> {
+        end.attach_by(|socket, info| match info.transport {
+            Transport::SHARED => Self::from_shared(socket),
+            _ => Self::from_socket(socket, info.format, info.depth),
+        })
     }
 
     /// Attaches the responder's end of a channel that another process has made.
@@ -73,12 +72,13 @@ impl FaultResponder {
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `format` is none of page faults, [`Error::Option`] for a depth out of
-    /// range, [`Error::NotASocket`], [`Error::Os`].
-    pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Error> {
-        let headed = headed(format)?;
-        check_depth("depth", depth)?;
-        let remote = Remote::Socket(carrier::adopt(socket)?);
+    /// [`Rejected`], with the socket: [`Error::Format`] when `format` is none of page faults, [`Error::Option`] for a
+    /// depth out of range, [`Error::NotASocket`], [`Error::Os`].
+    pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, headed) = Remote::socket(socket, || {
+            check_depth("depth", depth)?;
+            headed(format)
+        })?;
         Ok(Self::new(Responder::remote(&remote, depth, headed), depth, Duration::ZERO))
     }
 
@@ -90,12 +90,11 @@ impl FaultResponder {
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when the channel is none of page faults, and as
+    /// [`Rejected`], with the socket: [`Error::Format`] when the channel is none of page faults, and as
     /// [`event::Receiver::from_shared`](crate::event::Receiver::from_shared).
-    pub fn from_shared(socket: OwnedFd) -> Result<Self, Error> {
-        let (port, headed, depth) = shared::attach(socket, false, headed)?;
-        let responder = Responder::remote(&Remote::Shared(port), depth, headed);
-        Ok(Self::new(responder, depth, Duration::ZERO))
+    pub fn from_shared(socket: OwnedFd) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, headed, depth) = Remote::shared(socket, false, headed)?;
+        Ok(Self::new(Responder::remote(&remote, depth, headed), depth, Duration::ZERO))
     }
 
     /// Receives the next group into `pages` without waiting.

@@ -30,7 +30,7 @@ use super::request::{FaultCompletion, FaultRequest, Kind as RequestKind, ReportE
 use super::stop::{StopMarkers, wait_for_marker};
 use super::{Cause, FaultReporter};
 use crate::answer::{Group, PublishError};
-use crate::error::{DrainError, Error};
+use crate::error::{DrainError, Error, Rejected};
 use crate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, RwLock, lock, read};
 
 /// Takes the page faults of a device model to the handles that are attached to their sources, and tells the devices
@@ -221,15 +221,21 @@ impl FaultRouter {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] when the reporter has clones, which could take completions away, and when groups that
-    /// were reported to it wait for their last page, or were not completed: no router knows of them.
-    pub fn queue(&self, reporter: FaultReporter) -> Result<FaultHandle, Error> {
-        if !reporter.is_sole() {
-            return Err(Error::Unsupported { reason: "the reporter has clones that could take completions" });
-        }
-        if reporter.has_groups() {
-            return Err(Error::Unsupported { reason: "the reporter has groups that no router knows of" });
-        }
+    /// [`Rejected`], with the reporter: [`Error::Unsupported`] when the reporter has clones, which could take completions
+    /// away, and when groups that were reported to it wait for their last page, or were not completed: no router knows
+    /// of them.
+    pub fn queue(&self, reporter: FaultReporter) -> Result<FaultHandle, Rejected<FaultReporter>> {
+        let (reporter, ()) = Rejected::unless(reporter, |reporter| {
+            if !reporter.is_sole() {
+                return Err(Error::Unsupported {
+                    reason: "the reporter has clones that could take completions",
+                });
+            }
+            if reporter.has_groups() {
+                return Err(Error::Unsupported { reason: "the reporter has groups that no router knows of" });
+            }
+            Ok(())
+        })?;
         Ok(FaultHandle::new(Arc::downgrade(&self.0), Kind::Queue(reporter)))
     }
 

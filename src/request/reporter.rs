@@ -15,8 +15,8 @@ use crate::answer::desk::{Desk, Keeper, Way};
 use crate::answer::reporter::Reporter as Engine;
 use crate::answer::{Group, Ledger, PublishError};
 use crate::channel::UnattachedEnd;
-use crate::error::{DrainError, Error, TryRecvError};
-use crate::transport::{Remote, shared, socket as carrier};
+use crate::error::{DrainError, Error, Rejected, TryRecvError};
+use crate::transport::Remote;
 
 /// The reporting end of a channel of requests; clones share it.
 ///
@@ -93,13 +93,12 @@ impl<R: Request> Reporter<R> {
     ///
     /// # Errors
     ///
-    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared).
-    pub fn attach(end: UnattachedEnd, options: &Options) -> Result<Self, Error> {
-        let info = end.info();
-        match info.transport {
-            Transport::SHARED => Self::from_shared(end.into(), options),
-            _ => Self::from_socket(end.into(), info.format, &options.clone().depth(info.depth)),
-        }
+    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared), with the end.
+    pub fn attach(end: UnattachedEnd, options: &Options) -> Result<Self, Rejected<UnattachedEnd>> {
+        end.attach_by(|socket, info| match info.transport {
+            Transport::SHARED => Self::from_shared(socket, options),
+            _ => Self::from_socket(socket, info.format, &options.clone().depth(info.depth)),
+        })
     }
 
     /// Attaches the reporter's end of a channel that another process has made.
@@ -110,11 +109,17 @@ impl<R: Request> Reporter<R> {
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `R` is not of `format`, [`Error::Option`], [`Error::NotASocket`], [`Error::Os`].
-    pub fn from_socket(socket: OwnedFd, format: Format, options: &Options) -> Result<Self, Error> {
-        check_format::<R>(format)?;
-        options.check()?;
-        let remote = Remote::Socket(carrier::adopt(socket)?);
+    /// [`Rejected`], with the socket: [`Error::Format`] when `R` is not of `format`, [`Error::Option`],
+    /// [`Error::NotASocket`], [`Error::Os`].
+    pub fn from_socket(
+        socket: OwnedFd,
+        format: Format,
+        options: &Options,
+    ) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, ()) = Remote::socket(socket, || {
+            options.check()?;
+            check_format::<R>(format)
+        })?;
         Ok(Self::new(Way::remote(&remote, options.depth, true, options.busy_poll), options))
     }
 
@@ -127,12 +132,14 @@ impl<R: Request> Reporter<R> {
     ///
     /// # Errors
     ///
-    /// [`Error::Option`], and as
+    /// [`Rejected`], with the socket: [`Error::Option`], and as
     /// [`event::Receiver::from_shared`](crate::event::Receiver::from_shared).
-    pub fn from_shared(socket: OwnedFd, options: &Options) -> Result<Self, Error> {
-        options.check()?;
-        let (port, (), depth) = shared::attach(socket, true, check_format::<R>)?;
-        Ok(Self::new(Way::remote(&Remote::Shared(port), depth, true, options.busy_poll), options))
+    pub fn from_shared(socket: OwnedFd, options: &Options) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, (), depth) = Remote::shared(socket, true, |format| {
+            options.check()?;
+            check_format::<R>(format)
+        })?;
+        Ok(Self::new(Way::remote(&remote, depth, true, options.busy_poll), options))
     }
 
     /// Leaves fences to a responder that makes them for both sides; see

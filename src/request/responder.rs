@@ -10,8 +10,8 @@ use super::{Request, check_format};
 use crate::answer;
 use crate::answer::ends::{self, Answerer, Token};
 use crate::channel::{UnattachedEnd, check_depth};
-use crate::error::{Error, RespondError, TryRecvError};
-use crate::transport::{Remote, shared, socket as carrier};
+use crate::error::{Error, Rejected, RespondError, TryRecvError};
+use crate::transport::Remote;
 
 /// The answering end of a channel of requests.
 ///
@@ -70,13 +70,12 @@ impl<R: Request> Responder<R> {
     ///
     /// # Errors
     ///
-    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared).
-    pub fn attach(end: UnattachedEnd) -> Result<Self, Error> {
-        let info = end.info();
-        match info.transport {
-            Transport::SHARED => Self::from_shared(end.into()),
-            _ => Self::from_socket(end.into(), info.format, info.depth),
-        }
+    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared), with the end.
+    pub fn attach(end: UnattachedEnd) -> Result<Self, Rejected<UnattachedEnd>> {
+        end.attach_by(|socket, info| match info.transport {
+            Transport::SHARED => Self::from_shared(socket),
+            _ => Self::from_socket(socket, info.format, info.depth),
+        })
     }
 
     /// Attaches the responder's end of a channel that another process has made.
@@ -88,12 +87,13 @@ impl<R: Request> Responder<R> {
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `R` is not of `format`, [`Error::Option`] for a depth out of range,
-    /// [`Error::NotASocket`], [`Error::Os`].
-    pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Error> {
-        check_format::<R>(format)?;
-        check_depth("depth", depth)?;
-        let remote = Remote::Socket(carrier::adopt(socket)?);
+    /// [`Rejected`], with the socket: [`Error::Format`] when `R` is not of `format`, [`Error::Option`] for a depth out of
+    /// range, [`Error::NotASocket`], [`Error::Os`].
+    pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, ()) = Remote::socket(socket, || {
+            check_depth("depth", depth)?;
+            check_format::<R>(format)
+        })?;
         Ok(Self::new(ends::Responder::remote(&remote, depth, true), depth, Duration::ZERO))
     }
 
@@ -105,12 +105,11 @@ impl<R: Request> Responder<R> {
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `R` is not of the channel's format, and as
+    /// [`Rejected`], with the socket: [`Error::Format`] when `R` is not of the channel's format, and as
     /// [`event::Receiver::from_shared`](crate::event::Receiver::from_shared).
-    pub fn from_shared(socket: OwnedFd) -> Result<Self, Error> {
-        let (port, (), depth) = shared::attach(socket, false, check_format::<R>)?;
-        let responder = ends::Responder::remote(&Remote::Shared(port), depth, true);
-        Ok(Self::new(responder, depth, Duration::ZERO))
+    pub fn from_shared(socket: OwnedFd) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, (), depth) = Remote::shared(socket, false, check_format::<R>)?;
+        Ok(Self::new(ends::Responder::remote(&remote, depth, true), depth, Duration::ZERO))
     }
 
     /// Receives the next request without waiting.

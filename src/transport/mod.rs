@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
-use recordfd_uapi::{Record, Sequence};
+use recordfd_uapi::{Format, Record, Sequence};
 
-use crate::error::{DrainError, Error, TryRecvError, TrySendError, Violation};
+use crate::error::{DrainError, Error, Rejected, TryRecvError, TrySendError, Violation};
 
 /// Marks that a word that tells of a loss at the end of the stream holds a sequence number, which has 31 bits.
 pub(crate) const LOSS: u32 = 1 << 31;
@@ -75,6 +75,29 @@ pub(crate) enum Remote {
 }
 
 impl Remote {
+    /// The end of a channel on a socket. What is refused is given back untouched.
+    pub(crate) fn socket<F>(
+        socket: OwnedFd,
+        check: impl FnOnce() -> Result<F, Error>,
+    ) -> Result<(Self, F), Rejected<OwnedFd>> {
+        let (socket, known) = Rejected::unless(socket, |socket| {
+            let known = check()?;
+            socket::adopt(socket)?;
+            Ok(known)
+        })?;
+        Ok((Self::Socket(Arc::new(socket)), known))
+    }
+
+    /// The end of a shared channel; see [`shared::attach`].
+    pub(crate) fn shared<F>(
+        socket: OwnedFd,
+        produces: bool,
+        knows: impl FnOnce(Format) -> Result<F, Error>,
+    ) -> Result<(Self, F, u32), Rejected<OwnedFd>> {
+        let (port, known, depth) = shared::attach(socket, produces, knows)?;
+        Ok((Self::Shared(port), known, depth))
+    }
+
     /// The producing end of what this end sends. On a socket it keeps to `depth`; a ring is as deep as it is.
     pub(crate) fn tx<T: Record>(&self, depth: u32) -> RemoteTx<T> {
         match self {

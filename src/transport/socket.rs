@@ -61,7 +61,7 @@ pub(crate) fn set_depth<T: Record>(socket: &OwnedFd, depth: u32) -> Result<u32, 
 }
 
 /// Takes `socket` for a channel: it must be a socket, and is made close-on-exec.
-pub(crate) fn adopt(socket: OwnedFd) -> Result<Arc<OwnedFd>, Error> {
+pub(crate) fn adopt(socket: &OwnedFd) -> Result<(), Error> {
     let mut byte = [0];
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     let peeked =
@@ -71,8 +71,8 @@ pub(crate) fn adopt(socket: OwnedFd) -> Result<Arc<OwnedFd>, Error> {
         Err(errno @ Errno::ENOTSOCK) => return Err(Error::NotASocket(errno.into())),
         Err(errno) => return Err(Error::os("recvmsg", errno)),
     }
-    fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|errno| Error::os("fcntl", errno))?;
-    Ok(Arc::new(socket))
+    fcntl(socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|errno| Error::os("fcntl", errno))?;
+    Ok(())
 }
 
 /// The producing end.
