@@ -7,6 +7,9 @@
 //! * Answering what must be answered: [`RespondError`], which gives the group back.
 //! * Waiting for the queue to be read: [`DrainError`].
 //!
+//! A process that has only inherited an end by fork gets `NotThisProcess` from each call of it: see
+//! [the module on events](crate::event#fork).
+//!
 //! Each has an `errno()`: what a C program on the same descriptor would see.
 
 use std::fmt;
@@ -77,6 +80,9 @@ pub enum Error {
     /// The other side has hung up.
     #[error("the other side has hung up")]
     Closed,
+    /// This process has only inherited it, by fork (`EPERM`): attach the end after the fork.
+    #[error("{}", NotThisProcess)]
+    NotThisProcess,
     /// A system call failed.
     #[error("{call} failed")]
     Os {
@@ -106,6 +112,7 @@ impl Error {
             Self::NoDescriptor => libc::ENODATA,
             Self::DescriptorsCutOff => libc::EMFILE,
             Self::Closed => libc::EPIPE,
+            Self::NotThisProcess => libc::EPERM,
             Self::Os { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
         }
     }
@@ -198,6 +205,8 @@ pub enum TrySendError<T> {
     Full(T),
     /// Nobody will read it: the other side is gone (`EPIPE`).
     Closed(T),
+    /// This process has only inherited it, by fork (`EPERM`): attach the end after the fork.
+    NotThisProcess(T),
     /// The system call failed for another reason.
     Io(T, io::Error),
 }
@@ -206,7 +215,9 @@ impl<T> TrySendError<T> {
     /// The value that was not accepted.
     pub fn into_inner(self) -> T {
         match self {
-            Self::Full(value) | Self::Closed(value) | Self::Io(value, _) => value,
+            Self::Full(value) | Self::Closed(value) | Self::NotThisProcess(value) | Self::Io(value, _) => {
+                value
+            }
         }
     }
 
@@ -215,6 +226,7 @@ impl<T> TrySendError<T> {
         match self {
             Self::Full(_) => libc::EAGAIN,
             Self::Closed(_) => libc::EPIPE,
+            Self::NotThisProcess(_) => libc::EPERM,
             Self::Io(_, source) => source.raw_os_error().unwrap_or(libc::EIO),
         }
     }
@@ -224,6 +236,7 @@ impl<T> TrySendError<T> {
         match self {
             Self::Full(_) => TrySendError::Full(value),
             Self::Closed(_) => TrySendError::Closed(value),
+            Self::NotThisProcess(_) => TrySendError::NotThisProcess(value),
             Self::Io(_, source) => TrySendError::Io(value, source),
         }
     }
@@ -234,6 +247,7 @@ impl<T> fmt::Display for TrySendError<T> {
         f.write_str(match self {
             Self::Full(_) => "the queue is full",
             Self::Closed(_) => "the other side is gone",
+            Self::NotThisProcess(_) => NotThisProcess::TEXT,
             Self::Io(..) => "sending failed",
         })
     }
@@ -261,6 +275,8 @@ pub enum RespondError<T> {
     Code,
     /// The reporter is gone (`EPIPE`).
     Closed,
+    /// This process has only inherited it, by fork (`EPERM`): attach the end after the fork.
+    NotThisProcess(T),
     /// The system call failed for another reason.
     Io(T, io::Error),
 }
@@ -273,6 +289,7 @@ impl<T> RespondError<T> {
             Self::StaleCookie => RespondError::StaleCookie,
             Self::Code => RespondError::Code,
             Self::Closed => RespondError::Closed,
+            Self::NotThisProcess(group) => RespondError::NotThisProcess(f(group)),
             Self::Io(group, source) => RespondError::Io(f(group), source),
         }
     }
@@ -283,6 +300,7 @@ impl<T> RespondError<T> {
             Self::WouldBlock(_) => libc::EAGAIN,
             Self::StaleCookie | Self::Code => libc::EINVAL,
             Self::Closed => libc::EPIPE,
+            Self::NotThisProcess(_) => libc::EPERM,
             Self::Io(_, source) => source.raw_os_error().unwrap_or(libc::EIO),
         }
     }
@@ -295,6 +313,7 @@ impl<T> fmt::Display for RespondError<T> {
             Self::StaleCookie => "no open group goes by the cookie",
             Self::Code => "the format has no such code",
             Self::Closed => "the reporter is gone",
+            Self::NotThisProcess(_) => NotThisProcess::TEXT,
             Self::Io(..) => "answering failed",
         })
     }
@@ -314,6 +333,7 @@ impl From<TrySendError<()>> for RespondError<()> {
         match error {
             TrySendError::Full(()) => Self::WouldBlock(()),
             TrySendError::Closed(()) => Self::Closed,
+            TrySendError::NotThisProcess(()) => Self::NotThisProcess(()),
             TrySendError::Io((), source) => Self::Io((), source),
         }
     }
@@ -339,6 +359,9 @@ pub enum TryRecvError {
         /// Records that there must be room for, as far as is known.
         needed: usize,
     },
+    /// This process has only inherited it, by fork (`EPERM`): attach the end after the fork.
+    #[error("{}", NotThisProcess)]
+    NotThisProcess,
     /// The system call failed for another reason.
     #[error("receiving failed")]
     Io(#[source] io::Error),
@@ -352,6 +375,7 @@ impl TryRecvError {
             Self::Closed => 0,
             Self::PeerViolation(_) => libc::EPROTO,
             Self::BufferTooSmall { .. } => libc::EINVAL,
+            Self::NotThisProcess => libc::EPERM,
             Self::Io(source) => source.raw_os_error().unwrap_or(libc::EIO),
         }
     }
@@ -420,6 +444,9 @@ pub enum DrainError {
     /// The other side is gone; what it had read by then is not known (`EPIPE`).
     #[error("the other side is gone")]
     Closed,
+    /// This process has only inherited it, by fork (`EPERM`): attach the end after the fork.
+    #[error("{}", NotThisProcess)]
+    NotThisProcess,
     /// A system call failed.
     #[error("waiting failed")]
     Io(#[source] io::Error),
@@ -431,7 +458,42 @@ impl DrainError {
         match self {
             Self::Timeout => libc::ETIMEDOUT,
             Self::Closed => libc::EPIPE,
+            Self::NotThisProcess => libc::EPERM,
             Self::Io(source) => source.raw_os_error().unwrap_or(libc::EIO),
         }
     }
+}
+
+/// A child of fork calls what it has only inherited. Each error of an operation says so in a variant of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NotThisProcess;
+
+impl NotThisProcess {
+    pub(crate) const TEXT: &str =
+        "it belongs to another process, from which this one has inherited it by fork";
+}
+
+impl fmt::Display for NotThisProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::TEXT)
+    }
+}
+
+/// Makes the variant of that name of it.
+macro_rules! not_this_process {
+    ($($error:ty: $variant:expr,)*) => {
+        $(impl From<NotThisProcess> for $error {
+            fn from(_: NotThisProcess) -> Self {
+                $variant
+            }
+        })*
+    };
+}
+
+not_this_process! {
+    Error: Self::NotThisProcess,
+    TrySendError<()>: Self::NotThisProcess(()),
+    RespondError<()>: Self::NotThisProcess(()),
+    TryRecvError: Self::NotThisProcess,
+    DrainError: Self::NotThisProcess,
 }

@@ -145,9 +145,21 @@
 //!
 //! # Fork
 //!
-//! An end crosses fork and exec only as a descriptor that is attached on the other side. In a child
-//! that merely inherited the memory of an attached end, the end must not be used; dropping it there
-//! closes the child's descriptors and does nothing to the channel.
+//! An end belongs to the process that made or attached it. It crosses fork and exec only as an unattached descriptor:
+//! **attach it after the fork.** A program that makes its devices before it forks keeps the
+//! [`UnattachedEnd`](crate::UnattachedEnd) and attaches that in the child. A router is made in the child, too.
+//!
+//! A child that only inherited the memory of an end cannot use it. Every call fails with `NotThisProcess` (`EPERM`)
+//! before it touches anything, also a call that would wait; a record, a reply or a group is given back. A call that
+//! returns no error does nothing: it returns 0, `None` or an empty value, and `is_closed` returns true. Dropping the end
+//! there closes the child's descriptors and does nothing to the channel. `as_fd` still returns the descriptor. The same
+//! goes for routers, and for what must be answered: a group, a request or a piece of work is answered by the process
+//! that received it, and by no other.
+//!
+//! A child is noticed whatever made it, fork(3) or a bare clone(2), on Linux 6.11 and later. On older kernels a child
+//! of a bare clone(2) may use what it inherited until it drops something of it or attaches an end itself. On every
+//! kernel such a child is taken for its parent if both have the same number in different pid namespaces; a child of
+//! fork(3) is not. A child of vfork(2) must exec before it calls anything here.
 //!
 //! A socket hangs up when the last copy of its descriptor is closed. Every end is close-on-exec, but a
 //! child of fork holds copies until it execs, and one that never does, a jailed device process, holds

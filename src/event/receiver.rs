@@ -8,8 +8,8 @@ use recordfd_uapi::{EventRecord, Format, LossMeter, Sequence, Sequenced, Transpo
 use super::check_format;
 use crate::channel::UnattachedEnd;
 use crate::error::{Error, Rejected, TryRecvError, TrySendError, Violation};
-use crate::transport::Remote;
-use crate::transport::{Rx, Tx};
+use crate::sys::{Owned, Release};
+use crate::transport::{Remote, Rx, Tx};
 
 /// What a receive brings: always one item of the stream, in order.
 ///
@@ -60,7 +60,11 @@ impl<R> Default for Received<R> {
 
 /// The receiving end of an event channel.
 #[derive(Debug)]
-pub struct Receiver<R: EventRecord> {
+pub struct Receiver<R: EventRecord>(pub(super) Owned<Inbox<R>>);
+
+/// What it is in its process.
+#[derive(Debug)]
+pub(super) struct Inbox<R: EventRecord> {
     rx: Rx<R::Wire>,
     replies: Tx<R::Reply>,
     meter: LossMeter,
@@ -97,9 +101,9 @@ pub struct ReceiverCounters {
 impl<R: EventRecord> Receiver<R> {
     pub(super) fn new(rx: Rx<R::Wire>, replies: Tx<R::Reply>, busy_poll: Duration) -> Self {
         let (meter, counters) = (LossMeter::from_start(), ReceiverCounters::default());
-        let mut receiver = Self { rx, replies, meter, busy_poll, counters };
-        receiver.set_busy_poll(busy_poll);
-        receiver
+        let mut inbox = Inbox { rx, replies, meter, busy_poll, counters };
+        inbox.set_busy_poll(busy_poll);
+        Self(Owned::new(inbox))
     }
 
     /// Attaches the receiver's end of a channel that another process has made, on whatever
@@ -118,7 +122,7 @@ impl<R: EventRecord> Receiver<R> {
     /// Attaches the receiver's end of a channel that another process has made.
     ///
     /// `format` is what the maker told; nothing is guessed from the descriptor. Calls fcntl(2)
-    /// and recvmsg(2) only.
+    /// and recvmsg(2) only, and mmap(2) and getpid(2) for the first end of a process.
     ///
     /// # Errors
     ///
@@ -152,8 +156,9 @@ impl<R: EventRecord> Receiver<R> {
     /// Sets how long a blocking receive looks for records before it sleeps; see
     /// [`Options::busy_poll`](crate::Options::busy_poll).
     pub fn set_busy_poll(&mut self, busy_poll: Duration) {
-        self.busy_poll = busy_poll;
-        self.rx.set_busy(!busy_poll.is_zero());
+        if let Ok(inbox) = self.0.get_mut() {
+            inbox.set_busy_poll(busy_poll);
+        }
     }
 
     /// Makes the fences of both sides whenever this end is about to sleep, so that a sender that agreed to it
@@ -165,8 +170,9 @@ impl<R: EventRecord> Receiver<R> {
     /// [`Error::Unsupported`] on other transports than the shared one, [`Error::Os`] when the kernel has no
     /// membarrier(2).
     pub fn use_asymmetric_fence(&mut self) -> Result<(), Error> {
-        self.replies.leave_fences()?;
-        self.rx.fence_for_both();
+        let inbox = self.0.get_mut()?;
+        inbox.replies.leave_fences()?;
+        inbox.rx.fence_for_both();
         Ok(())
     }
 
@@ -178,18 +184,7 @@ impl<R: EventRecord> Receiver<R> {
     /// and everything was received, [`TryRecvError::PeerViolation`] when the peer broke the format.
     #[inline]
     pub fn try_recv(&mut self) -> Result<Received<R>, TryRecvError> {
-        if let Some((item, found)) = self.rx.recv_known(|event| take(&mut self.meter, event).ok()) {
-            self.counters.dropped += u64::from(item.lost());
-            self.counters.received += u64::from(item.record().is_some());
-            self.counters.high_water = self.counters.high_water.max(found as u64);
-            return Ok(item);
-        }
-        let mut item = None;
-        self.receive(1, |received| {
-            item = Some(received);
-            Ok(())
-        })?;
-        item.ok_or(TryRecvError::Empty)
+        self.0.get_mut()?.try_recv()
     }
 
     /// Receives as many items as wait and fit into `items`, without waiting; returns how many.
@@ -202,46 +197,12 @@ impl<R: EventRecord> Receiver<R> {
     /// As [`try_recv`](Self::try_recv), and only when there was no item.
     pub fn recv_batch(&mut self, items: &mut [Received<R>]) -> Result<usize, TryRecvError> {
         let mut slots = items.iter_mut();
-        self.receive(slots.len(), |item| {
+        self.0.get_mut()?.receive(slots.len(), |item| {
             if let Some(slot) = slots.next() {
                 *slot = item;
             }
             Ok(())
         })
-    }
-
-    /// Receives at most `most` items into `sink`, which may find one in violation of the format; returns how many.
-    #[inline]
-    pub(super) fn receive(
-        &mut self,
-        most: usize,
-        mut sink: impl FnMut(Received<R>) -> Result<(), Violation>,
-    ) -> Result<usize, TryRecvError> {
-        let (meter, counters) = (&mut self.meter, &mut self.counters);
-        let mut notices = 0;
-        let received = self.rx.recv(most, |event| {
-            let item = take(meter, event)?;
-            sink(item)?;
-            // Rare: nothing is counted record by record.
-            if item.lost() > 0 || item.record().is_none() {
-                counters.dropped += u64::from(item.lost());
-                notices += u64::from(item.record().is_none());
-            }
-            Ok(())
-        })?;
-        self.counters.received += received.count as u64 - notices;
-        self.counters.high_water = self.counters.high_water.max(received.found as u64);
-        let Some(sequence) = received.tail_loss else { return Ok(received.count) };
-        let count = self.meter.lost_header(sequence);
-        if count == 0 {
-            // A sender of this process never says so; the word of another one is not trusted.
-            self.rx.break_off(Violation::NothingLost);
-            return if received.count == 0 { self.receive(most, sink) } else { Ok(received.count) };
-        }
-        self.counters.dropped += u64::from(count);
-        // What can be wrong is a record.
-        let _ = sink(Received::Lost { count });
-        Ok(received.items())
     }
 
     /// Receives the next item; waits for it without limit, also when a signal comes in between.
@@ -250,7 +211,7 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// As [`try_recv`](Self::try_recv), but never [`TryRecvError::Empty`].
     pub fn recv(&mut self) -> Result<Received<R>, TryRecvError> {
-        self.recv_until(None, Self::try_recv)
+        self.0.get_mut()?.recv_until(None, Inbox::try_recv)
     }
 
     /// Receives the next item; waits for it at most `timeout`, also when a signal comes in between.
@@ -259,30 +220,7 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// As [`try_recv`](Self::try_recv); [`TryRecvError::Empty`] when nothing came in time.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Received<R>, TryRecvError> {
-        self.recv_until(Instant::now().checked_add(timeout), Self::try_recv)
-    }
-
-    /// Waits until `try_recv` finds something, but not beyond `deadline`.
-    pub(super) fn recv_until<T>(
-        &mut self,
-        deadline: Option<Instant>,
-        try_recv: impl Fn(&mut Self) -> Result<T, TryRecvError>,
-    ) -> Result<T, TryRecvError> {
-        let mut slept = false;
-        loop {
-            // First, for a receive that finds nothing asks to be woken.
-            self.rx.look(deadline, self.busy_poll).map_err(TryRecvError::Io)?;
-            match try_recv(self) {
-                Err(TryRecvError::Empty) => {}
-                outcome => return outcome,
-            }
-            // A peer that keeps the descriptor readable without a record does not make this last longer.
-            let is_over = slept && deadline.is_some_and(|deadline| Instant::now() >= deadline);
-            if is_over || !self.rx.sleep(deadline).map_err(TryRecvError::Io)? {
-                return Err(TryRecvError::Empty);
-            }
-            slept = true;
-        }
+        self.0.get_mut()?.recv_until(Instant::now().checked_add(timeout), Inbox::try_recv)
     }
 
     /// Waits until a receive may bring something, at most `timeout`; `None` waits without limit. False: nothing
@@ -321,7 +259,8 @@ impl<R: EventRecord> Receiver<R> {
     /// ```
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool, TryRecvError> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        self.rx.wait(deadline, self.busy_poll).map_err(TryRecvError::Io)
+        let inbox = self.0.get_mut()?;
+        inbox.rx.wait(deadline, inbox.busy_poll).map_err(TryRecvError::Io)
     }
 
     /// Sends a reply on the same descriptor. Any number may be sent for one cookie.
@@ -348,15 +287,108 @@ impl<R: EventRecord> Receiver<R> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn reply(&mut self, reply: R::Reply) -> Result<(), TrySendError<R::Reply>> {
-        self.replies.send(1, |_| reply).map_err(|error| error.with(reply))?;
-        self.counters.replies += 1;
-        Ok(())
+        let sent = self.0.get_mut().map_err(TrySendError::from).and_then(|inbox| inbox.reply(reply));
+        sent.map_err(|error| error.with(reply))
     }
 
     /// What was seen so far.
     pub fn counters(&self) -> ReceiverCounters {
-        let (busy_polls, sleeps) = self.rx.waits();
-        ReceiverCounters { wake_ups: self.rx.wake_ups(), busy_polls, sleeps, ..self.counters }
+        let Ok(inbox) = self.0.get() else { return ReceiverCounters::default() };
+        let (busy_polls, sleeps) = inbox.rx.waits();
+        ReceiverCounters { wake_ups: inbox.rx.wake_ups(), busy_polls, sleeps, ..inbox.counters }
+    }
+}
+
+impl<R: EventRecord> Inbox<R> {
+    fn set_busy_poll(&mut self, busy_poll: Duration) {
+        self.busy_poll = busy_poll;
+        self.rx.set_busy(!busy_poll.is_zero());
+    }
+
+    #[inline]
+    fn try_recv(&mut self) -> Result<Received<R>, TryRecvError> {
+        if let Some((item, found)) = self.rx.recv_known(|event| take(&mut self.meter, event).ok()) {
+            self.counters.dropped += u64::from(item.lost());
+            self.counters.received += u64::from(item.record().is_some());
+            self.counters.high_water = self.counters.high_water.max(found as u64);
+            return Ok(item);
+        }
+        let mut item = None;
+        self.receive(1, |received| {
+            item = Some(received);
+            Ok(())
+        })?;
+        item.ok_or(TryRecvError::Empty)
+    }
+
+    /// Receives at most `most` items into `sink`, which may find one in violation of the format; returns how many.
+    #[inline]
+    pub(super) fn receive(
+        &mut self,
+        most: usize,
+        mut sink: impl FnMut(Received<R>) -> Result<(), Violation>,
+    ) -> Result<usize, TryRecvError> {
+        let (meter, counters) = (&mut self.meter, &mut self.counters);
+        let mut notices = 0;
+        let received = self.rx.recv(most, |event| {
+            let item = take(meter, event)?;
+            sink(item)?;
+            // Rare: nothing is counted record by record.
+            if item.lost() > 0 || item.record().is_none() {
+                counters.dropped += u64::from(item.lost());
+                notices += u64::from(item.record().is_none());
+            }
+            Ok(())
+        })?;
+        self.counters.received += received.count as u64 - notices;
+        self.counters.high_water = self.counters.high_water.max(received.found as u64);
+        let Some(sequence) = received.tail_loss else { return Ok(received.count) };
+        let count = self.meter.lost_header(sequence);
+        if count == 0 {
+            // A sender of this process never says so; the word of another one is not trusted.
+            self.rx.break_off(Violation::NothingLost);
+            return if received.count == 0 { self.receive(most, sink) } else { Ok(received.count) };
+        }
+        self.counters.dropped += u64::from(count);
+        // What can be wrong is a record.
+        let _ = sink(Received::Lost { count });
+        Ok(received.items())
+    }
+
+    /// Waits until `try_recv` finds something, but not beyond `deadline`.
+    pub(super) fn recv_until<T>(
+        &mut self,
+        deadline: Option<Instant>,
+        try_recv: impl Fn(&mut Self) -> Result<T, TryRecvError>,
+    ) -> Result<T, TryRecvError> {
+        let mut slept = false;
+        loop {
+            // First, for a receive that finds nothing asks to be woken.
+            self.rx.look(deadline, self.busy_poll).map_err(TryRecvError::Io)?;
+            match try_recv(self) {
+                Err(TryRecvError::Empty) => {}
+                outcome => return outcome,
+            }
+            // A peer that keeps the descriptor readable without a record does not make this last longer.
+            let is_over = slept && deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if is_over || !self.rx.sleep(deadline).map_err(TryRecvError::Io)? {
+                return Err(TryRecvError::Empty);
+            }
+            slept = true;
+        }
+    }
+
+    fn reply(&mut self, reply: R::Reply) -> Result<(), TrySendError<()>> {
+        self.replies.send(1, |_| reply)?;
+        self.counters.replies += 1;
+        Ok(())
+    }
+}
+
+impl<R: EventRecord> Release for Inbox<R> {
+    fn release(&mut self) {
+        self.rx.release();
+        self.replies.release();
     }
 }
 
@@ -377,6 +409,6 @@ fn take<W: Sequenced>(meter: &mut LossMeter, event: &W) -> Result<Received<W::Co
 impl<R: EventRecord> AsFd for Receiver<R> {
     /// The descriptor to poll for records and for the sender's end.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.rx.as_fd()
+        self.0.peek().rx.as_fd()
     }
 }

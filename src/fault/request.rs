@@ -6,6 +6,7 @@ use std::io;
 use recordfd_uapi::{PageResponse, PageResponseCode, PgFault, PgFaultFlags, PgFaultPerm};
 
 use crate::answer::{Cause, Completion, MustAnswer, PublishError};
+use crate::error::NotThisProcess;
 
 /// The largest PASID: 20 bits (PCIe Base Specification, "PASID TLP Prefix").
 pub(super) const MAX_PASID: u32 = (1 << 20) - 1;
@@ -246,6 +247,8 @@ pub enum ReportError {
     Permission(FaultRequest),
     /// The responder is gone, or broke the format (`EPIPE`).
     Closed(FaultRequest),
+    /// This process has only inherited the reporter, by fork (`EPERM`): attach it after the fork.
+    NotThisProcess(FaultRequest),
     /// The system call failed for another reason.
     Io(FaultRequest, io::Error),
 }
@@ -256,6 +259,7 @@ impl ReportError {
             PublishError::Full => Self::Full(request),
             PublishError::DeviceFull => Self::DeviceFull(request),
             PublishError::Closed => Self::Closed(request),
+            PublishError::NotThisProcess => Self::NotThisProcess(request),
             PublishError::Io(source) => Self::Io(request, source),
         }
     }
@@ -272,6 +276,7 @@ impl ReportError {
             | Self::PrgIndex(request)
             | Self::Permission(request)
             | Self::Closed(request)
+            | Self::NotThisProcess(request)
             | Self::Io(request, _) => request,
         }
     }
@@ -285,6 +290,7 @@ impl ReportError {
                 libc::EINVAL
             }
             Self::Closed(_) => libc::EPIPE,
+            Self::NotThisProcess(_) => libc::EPERM,
             Self::Io(_, source) => source.raw_os_error().unwrap_or(libc::EIO),
         }
     }
@@ -302,6 +308,7 @@ impl fmt::Display for ReportError {
             Self::PrgIndex(_) => "the page request group index has more than 9 bits",
             Self::Permission(_) => "the accesses are none, unknown, or such as need a PASID",
             Self::Closed(_) => "the responder is gone",
+            Self::NotThisProcess(_) => NotThisProcess::TEXT,
             Self::Io(..) => "reporting failed",
         })
     }

@@ -12,6 +12,7 @@ use super::request::ResponseCode;
 use crate::answer::ends::{Answerer, Responder, Token};
 use crate::channel::{UnattachedEnd, check_depth};
 use crate::error::{Error, Rejected, RespondError, TryRecvError};
+use crate::sys::{Owned, Release};
 use crate::transport::Remote;
 
 /// The most page faults of a group: what one write holds.
@@ -22,7 +23,10 @@ const MOST_OF_GROUP: usize = WRITE_MAX / PgFault::SIZE;
 /// Every group that it receives must be answered; the groups may be kept, moved to other threads and
 /// answered in any order. On a socket the reporter is not trusted: what it sends is checked, and what
 /// it does not read holds up nobody but its own answers.
-pub struct FaultResponder {
+pub struct FaultResponder(Owned<Inbox>);
+
+/// What it is in its process.
+struct Inbox {
     responder: Responder<PgFault>,
     answerer: Answerer<PgFault>,
     /// As many reads bring a group if there is one: those of all its pages, behind a notice for each group
@@ -36,7 +40,7 @@ static_assertions::assert_impl_all!(FaultResponder: Send);
 
 impl fmt::Debug for FaultResponder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FaultResponder").field("received", &self.received).finish_non_exhaustive()
+        f.debug_struct("FaultResponder").field("received", &self.received()).finish_non_exhaustive()
     }
 }
 
@@ -44,9 +48,9 @@ impl FaultResponder {
     pub(super) fn new(responder: Responder<PgFault>, depth: u32, busy_poll: Duration) -> Self {
         let most_reads = MOST_OF_GROUP + depth as usize + 1;
         let answerer = responder.answerer();
-        let mut responder = Self { answerer, responder, most_reads, busy_poll, received: 0 };
-        responder.set_busy_poll(busy_poll);
-        responder
+        let mut inbox = Inbox { answerer, responder, most_reads, busy_poll, received: 0 };
+        inbox.set_busy_poll(busy_poll);
+        Self(Owned::new(inbox))
     }
 
     /// Attaches the responder's end of a channel that another process has made, on whatever transport, with the format
@@ -68,7 +72,8 @@ impl FaultResponder {
     /// `format` and `depth` are what the maker told
     /// ([`UnattachedEnd::info`](crate::UnattachedEnd::info)); a reporter that has more groups open than
     /// `depth` is taken for a hostile one. Room for `depth` groups is set aside: bound what a maker that is
-    /// not trusted tells. Calls fcntl(2), recvmsg(2) and getpid(2) only.
+    /// not trusted tells. Calls fcntl(2) and recvmsg(2) only, and mmap(2) and getpid(2)
+    /// for the first end of a process.
     ///
     /// # Errors
     ///
@@ -109,8 +114,9 @@ impl FaultResponder {
     /// [`TryRecvError::BufferTooSmall`] when the group has more pages than `pages`: call again with
     /// more room (Linux says `EINVAL` then, and keeps the group, too).
     pub fn try_recv_group(&mut self, pages: &mut [PgFault]) -> Result<FaultGroup, TryRecvError> {
-        let group = try_recv_group(&mut self.responder, pages, self.most_reads)?;
-        self.received += 1;
+        let inbox = self.0.get_mut()?;
+        let group = try_recv_group(&mut inbox.responder, pages, inbox.most_reads)?;
+        inbox.received += 1;
         Ok(group)
     }
 
@@ -143,7 +149,7 @@ impl FaultResponder {
         pages: &mut [PgFault],
         deadline: Option<Instant>,
     ) -> Result<FaultGroup, TryRecvError> {
-        let Self { responder, most_reads, busy_poll, received, .. } = self;
+        let Inbox { responder, most_reads, busy_poll, received, .. } = self.0.get_mut()?;
         let try_recv = |responder: &mut _| try_recv_group(responder, pages, *most_reads);
         let group = responder.recv_until(deadline, *busy_poll, try_recv)?;
         *received += 1;
@@ -161,14 +167,16 @@ impl FaultResponder {
     /// [`TryRecvError::Io`].
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool, TryRecvError> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        self.responder.wait(deadline, self.busy_poll).map_err(TryRecvError::Io)
+        let inbox = self.0.get_mut()?;
+        inbox.responder.wait(deadline, inbox.busy_poll).map_err(TryRecvError::Io)
     }
 
     /// Sets how long waits look for groups before they sleep; see
     /// [`Options::busy_poll`](super::Options::busy_poll).
     pub fn set_busy_poll(&mut self, busy_poll: Duration) {
-        self.busy_poll = busy_poll;
-        self.responder.set_busy(!busy_poll.is_zero());
+        if let Ok(inbox) = self.0.get_mut() {
+            inbox.set_busy_poll(busy_poll);
+        }
     }
 
     /// Makes the fences of both sides whenever this end is about to sleep, so that a reporter that agreed to it
@@ -181,7 +189,7 @@ impl FaultResponder {
     /// [`Error::Unsupported`] on other transports than the shared one, [`Error::Os`] when the kernel has no
     /// membarrier(2).
     pub fn use_asymmetric_fence(&mut self) -> Result<(), Error> {
-        self.responder.use_asymmetric_fence()
+        self.0.get_mut()?.responder.use_asymmetric_fence()
     }
 
     /// Receives as many groups as wait and fit, without waiting; returns how many.
@@ -222,15 +230,16 @@ impl FaultResponder {
         let mut slots = groups.iter_mut().filter(|group| group.is_none());
         let mut count = 0;
         // A read may bring a part of a group, or a notice.
-        for _ in 0..self.most_reads {
-            self.responder.read(pages, most, |token| {
+        let inbox = self.0.get_mut()?;
+        for _ in 0..inbox.most_reads {
+            inbox.responder.read(pages, most, |token| {
                 if let Some(slot) = slots.next() {
                     *slot = Some(FaultGroup(token));
                     count += 1;
                 }
             })?;
             if count > 0 || most == 0 {
-                self.received += count as u64;
+                inbox.received += count as u64;
                 return Ok(count);
             }
         }
@@ -257,7 +266,7 @@ impl FaultResponder {
     /// As [`respond`](Self::respond), and only when the first one was bad: otherwise the count is short
     /// and a call that begins there tells why. (As write(2) on Linux' fault queue.)
     pub fn respond_batch(&self, responses: &[PageResponse]) -> Result<usize, RespondError<()>> {
-        self.answerer.respond_batch(responses)
+        self.0.get()?.answerer.respond_batch(responses)
     }
 
     /// The cookie of an open group that the reporter has completed without its answer; each is told once.
@@ -267,25 +276,37 @@ impl FaultResponder {
     /// readable, but no receive returns it: look after each receive that found nothing, or that said `Closed`, before sleeping.
     /// (Linux has no such notice: there the answer fails.)
     pub fn next_cancelled(&self) -> Option<u32> {
-        self.answerer.next_notice().map(|(cookie, _)| cookie)
+        self.0.get().ok()?.answerer.next_notice().map(|(cookie, _)| cookie)
     }
 
     /// The cookies of all groups that were received and not answered, in no order: what to answer before a
     /// snapshot is taken. (Linux cannot list them.)
     pub fn open_cookies(&self) -> Vec<u32> {
-        self.answerer.open_cookies()
+        self.0.get().map(|inbox| inbox.answerer.open_cookies()).unwrap_or_default()
     }
 
     /// Groups received so far.
     pub fn received(&self) -> u64 {
-        self.received
+        self.0.peek().received
     }
 
     /// How often a wait ended because this end, looking by itself, found something
     /// ([`Options::busy_poll`](super::Options::busy_poll)), and how often only after a sleep.
     pub fn waits(&self) -> (u64, u64) {
-        self.responder.waits()
+        self.0.peek().responder.waits()
     }
+}
+
+impl Inbox {
+    fn set_busy_poll(&mut self, busy_poll: Duration) {
+        self.busy_poll = busy_poll;
+        self.responder.set_busy(!busy_poll.is_zero());
+    }
+}
+
+impl Release for Inbox {
+    /// The answerer tells it, which open groups share.
+    fn release(&mut self) {}
 }
 
 fn try_recv_group(
@@ -307,7 +328,7 @@ fn try_recv_group(
 impl AsFd for FaultResponder {
     /// The descriptor to poll for groups and for the reporter's end.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.responder.as_fd()
+        self.0.peek().responder.as_fd()
     }
 }
 

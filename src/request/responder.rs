@@ -11,6 +11,7 @@ use crate::answer;
 use crate::answer::ends::{self, Answerer, Token};
 use crate::channel::{UnattachedEnd, check_depth};
 use crate::error::{Error, Rejected, RespondError, TryRecvError};
+use crate::sys::{Owned, Release};
 use crate::transport::Remote;
 
 /// The answering end of a channel of requests.
@@ -19,7 +20,10 @@ use crate::transport::Remote;
 /// in any order. The reporter of another process is not trusted: what it sends is checked, and what it does not
 /// read holds up nobody but its own answers. What a record says is its word, though: for PCI errors see
 /// [`Recovery`](super::Recovery).
-pub struct Responder<R: Request> {
+pub struct Responder<R: Request>(Owned<Inbox<R>>);
+
+/// What it is in its process.
+struct Inbox<R: Request> {
     responder: ends::Responder<R>,
     answerer: Answerer<R>,
     /// As many reads bring a request if there is one, behind a notice for each that an honest reporter may have
@@ -33,7 +37,7 @@ static_assertions::assert_impl_all!(Responder<recordfd_uapi::PciError>: Send);
 
 impl<R: Request> fmt::Debug for Responder<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Responder").field("received", &self.received).finish_non_exhaustive()
+        f.debug_struct("Responder").field("received", &self.received()).finish_non_exhaustive()
     }
 }
 
@@ -59,9 +63,9 @@ impl<R: Request> Responder<R> {
     pub(super) fn new(responder: ends::Responder<R>, depth: u32, busy_poll: Duration) -> Self {
         let answerer = responder.answerer();
         let most_reads = depth as usize + 2;
-        let mut responder = Self { responder, answerer, most_reads, busy_poll, received: 0 };
-        responder.set_busy_poll(busy_poll);
-        responder
+        let mut inbox = Inbox { responder, answerer, most_reads, busy_poll, received: 0 };
+        inbox.set_busy_poll(busy_poll);
+        Self(Owned::new(inbox))
     }
 
     /// Attaches the responder's end of a channel that another process has made, on whatever transport, with the depth
@@ -83,7 +87,8 @@ impl<R: Request> Responder<R> {
     /// `format` and `depth` are what the maker told
     /// ([`UnattachedEnd::info`](crate::UnattachedEnd::info)); a reporter that has more requests open than
     /// `depth` is taken for a hostile one. Room for `depth` requests is set aside: bound what a maker that is
-    /// not trusted tells. Calls fcntl(2), recvmsg(2) and getpid(2) only.
+    /// not trusted tells. Calls fcntl(2) and recvmsg(2) only, and mmap(2) and getpid(2)
+    /// for the first end of a process.
     ///
     /// # Errors
     ///
@@ -119,8 +124,9 @@ impl<R: Request> Responder<R> {
     /// [`TryRecvError::Empty`] when none is there, [`TryRecvError::Closed`] when the reporter is gone and
     /// everything was received, [`TryRecvError::PeerViolation`] when it broke the format.
     pub fn try_recv(&mut self) -> Result<Pending<R>, TryRecvError> {
-        let pending = try_recv(&mut self.responder, self.most_reads)?;
-        self.received += 1;
+        let inbox = self.0.get_mut()?;
+        let pending = try_recv(&mut inbox.responder, inbox.most_reads)?;
+        inbox.received += 1;
         Ok(pending)
     }
 
@@ -144,10 +150,11 @@ impl<R: Request> Responder<R> {
     }
 
     fn recv_until(&mut self, deadline: Option<Instant>) -> Result<Pending<R>, TryRecvError> {
-        let most_reads = self.most_reads;
+        let inbox = self.0.get_mut()?;
+        let most_reads = inbox.most_reads;
         let try_recv = |responder: &mut _| try_recv(responder, most_reads);
-        let pending = self.responder.recv_until(deadline, self.busy_poll, try_recv)?;
-        self.received += 1;
+        let pending = inbox.responder.recv_until(deadline, inbox.busy_poll, try_recv)?;
+        inbox.received += 1;
         Ok(pending)
     }
 
@@ -160,14 +167,16 @@ impl<R: Request> Responder<R> {
     /// [`TryRecvError::Io`].
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool, TryRecvError> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        self.responder.wait(deadline, self.busy_poll).map_err(TryRecvError::Io)
+        let inbox = self.0.get_mut()?;
+        inbox.responder.wait(deadline, inbox.busy_poll).map_err(TryRecvError::Io)
     }
 
     /// Sets how long waits look for requests before they sleep; see
     /// [`Options::busy_poll`](super::Options::busy_poll).
     pub fn set_busy_poll(&mut self, busy_poll: Duration) {
-        self.busy_poll = busy_poll;
-        self.responder.set_busy(!busy_poll.is_zero());
+        if let Ok(inbox) = self.0.get_mut() {
+            inbox.set_busy_poll(busy_poll);
+        }
     }
 
     /// Makes the fences of both sides whenever this end is about to sleep; see
@@ -178,7 +187,7 @@ impl<R: Request> Responder<R> {
     /// [`Error::Unsupported`] on other transports than the shared one, [`Error::Os`] when the kernel has no
     /// membarrier(2).
     pub fn use_asymmetric_fence(&mut self) -> Result<(), Error> {
-        self.responder.use_asymmetric_fence()
+        self.0.get_mut()?.responder.use_asymmetric_fence()
     }
 
     /// Answers a request by its cookie; see [`Pending::into_cookie`].
@@ -188,7 +197,7 @@ impl<R: Request> Responder<R> {
     /// As [`Pending::respond`]; [`RespondError::Code`] for a code that the format does not have, which leaves the
     /// request open.
     pub fn respond(&self, answer: R::Answer) -> Result<(), RespondError<()>> {
-        self.answerer.respond_batch(&[answer]).map(|_| ())
+        self.0.get()?.answerer.respond_batch(&[answer]).map(|_| ())
     }
 
     /// The next notice of an open request; each is told once, and of several to one request the last.
@@ -196,7 +205,7 @@ impl<R: Request> Responder<R> {
     /// A notice makes the descriptor readable, but no receive returns it: look after each receive that found
     /// nothing, or that said `Closed`, before sleeping.
     pub fn next_notice(&self) -> Option<Notice> {
-        let (cookie, notice) = self.answerer.next_notice()?;
+        let (cookie, notice) = self.0.get().ok()?.answerer.next_notice()?;
         Some(match notice {
             answer::Notice::Cancelled => Notice::Cancelled { cookie },
             answer::Notice::Repeated(count) => Notice::Repeated { cookie, count },
@@ -205,13 +214,25 @@ impl<R: Request> Responder<R> {
 
     /// The cookies of all requests that were received and not answered, in no order.
     pub fn open_cookies(&self) -> Vec<u32> {
-        self.answerer.open_cookies()
+        self.0.get().map(|inbox| inbox.answerer.open_cookies()).unwrap_or_default()
     }
 
     /// Requests received so far.
     pub fn received(&self) -> u64 {
-        self.received
+        self.0.peek().received
     }
+}
+
+impl<R: Request> Inbox<R> {
+    fn set_busy_poll(&mut self, busy_poll: Duration) {
+        self.busy_poll = busy_poll;
+        self.responder.set_busy(!busy_poll.is_zero());
+    }
+}
+
+impl<R: Request> Release for Inbox<R> {
+    /// The answerer tells it, which open requests share.
+    fn release(&mut self) {}
 }
 
 fn try_recv<R: Request>(
@@ -233,7 +254,7 @@ fn try_recv<R: Request>(
 impl<R: Request> AsFd for Responder<R> {
     /// The descriptor to poll for requests and for the reporter's end.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.responder.as_fd()
+        self.0.peek().responder.as_fd()
     }
 }
 

@@ -2,16 +2,22 @@
 //!
 //! What nix offers as a safe call is used where it is needed; here is what nix lacks.
 
-// UNSAFETY: calls into libc, descriptors that arrive as numbers, and memory shared with other processes.
+// UNSAFETY: calls into libc, descriptors that arrive as numbers, memory shared with other processes, and the word that says
+// which process this is.
 #![expect(unsafe_code)]
 
 #[cfg_attr(loom, path = "model_mapping.rs")]
 mod mapping;
 mod membarrier;
+mod owned;
+#[cfg_attr(loom, path = "model_process.rs")]
+mod process;
 mod scm;
 
 pub(crate) use mapping::{Mapping, View};
 pub(crate) use membarrier::{fence_everywhere, register_for_fences};
+pub(crate) use owned::{Owned, Release};
+use process::Process;
 pub(crate) use scm::recv_descriptors;
 
 use std::io;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use crossbeam_queue::ArrayQueue;
 use recordfd_uapi::{Record, Sequence};
 
-use super::{LOSS, Owner, Taken, spin};
+use super::{LOSS, Taken, spin};
 use crate::bell::Bell;
 use crate::doorbell::{ARMED, Tokens, Waiter, ring};
 use crate::drain::DrainGate;
@@ -48,8 +48,8 @@ pub(crate) fn direction<T: Record>(depth: u32) -> Result<(Tx<T>, Rx<T>), Error> 
         emptied: DrainGate::new(),
         bell: Bell::new()?,
     });
-    let tx = Tx { shared: shared.clone(), announced: false, wake_ups: 0, owner: Owner::this_process() };
-    let rx = Rx { shared, waiter: Waiter::new(), seen_loss: 0, owner: Owner::this_process() };
+    let tx = Tx { shared: shared.clone(), announced: false, wake_ups: 0 };
+    let rx = Rx { shared, waiter: Waiter::new(), seen_loss: 0 };
     Ok((tx, rx))
 }
 
@@ -60,7 +60,6 @@ pub(crate) struct Tx<T> {
     /// `tail_loss` is set.
     announced: bool,
     wake_ups: u64,
-    owner: Owner,
 }
 
 impl<T: Record> Tx<T> {
@@ -117,8 +116,16 @@ impl<T: Record> Tx<T> {
         self.wake_ups
     }
 
+    /// Nothing more is sent.
+    pub(crate) fn release(&mut self) {
+        // Release pairs with the load in `Rx::recv`: what was accepted is seen before the end.
+        self.shared.producer_gone.store(true, Ordering::Release);
+        // Nobody owns this token, so it stays: closed is readable for ever.
+        self.shared.bell.put();
+    }
+
     fn check_open(&self) -> Result<(), TrySendError<()>> {
-        // Acquire pairs with the release in `Rx::drop`.
+        // Acquire pairs with the release in `Rx::release`.
         if self.shared.consumer_gone.load(Ordering::Acquire) {
             return Err(TrySendError::Closed(()));
         }
@@ -130,17 +137,6 @@ impl<T: Record> Tx<T> {
     }
 }
 
-impl<T> Drop for Tx<T> {
-    fn drop(&mut self) {
-        if self.owner.is_this_process() {
-            // Release pairs with the load in `Rx::recv`: what was accepted is seen before the end.
-            self.shared.producer_gone.store(true, Ordering::Release);
-            // Nobody owns this token, so it stays: closed is readable for ever.
-            self.shared.bell.put();
-        }
-    }
-}
-
 /// The consuming end.
 #[derive(Debug)]
 pub(crate) struct Rx<T> {
@@ -148,7 +144,6 @@ pub(crate) struct Rx<T> {
     waiter: Waiter,
     /// The announcement of a tail loss that was delivered last, and no record since.
     seen_loss: u32,
-    owner: Owner,
 }
 
 impl<T: Record> Rx<T> {
@@ -224,6 +219,13 @@ impl<T: Record> Rx<T> {
         has_work(&self.shared, self.seen_loss)
     }
 
+    /// Nothing more is received.
+    pub(crate) fn release(&mut self) {
+        // Release pairs with the loads in `Tx` and `Watch`.
+        self.shared.consumer_gone.store(true, Ordering::Release);
+        self.shared.emptied.open();
+    }
+
     fn fall_asleep(&mut self) -> bool {
         let (shared, seen_loss) = (&self.shared, self.seen_loss);
         self.waiter.try_sleep(&shared.armed.0, &shared.bell, || has_work(shared, seen_loss))
@@ -241,16 +243,6 @@ fn has_work<T>(shared: &Direction<T>, seen_loss: u32) -> bool {
 impl<T> AsFd for Rx<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.shared.bell.as_fd()
-    }
-}
-
-impl<T> Drop for Rx<T> {
-    fn drop(&mut self) {
-        if self.owner.is_this_process() {
-            // Release pairs with the loads in `Tx` and `Watch`.
-            self.shared.consumer_gone.store(true, Ordering::Release);
-            self.shared.emptied.open();
-        }
     }
 }
 
@@ -276,7 +268,7 @@ impl<T> Watch<T> {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        // Acquire pairs with the release in `Rx::drop`.
+        // Acquire pairs with the release in `Rx::release`.
         self.0.consumer_gone.load(Ordering::Acquire)
     }
 }

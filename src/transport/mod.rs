@@ -33,21 +33,6 @@ const MOST_BUSY_POLL: Duration = Duration::from_secs(1 << 30);
 pub(crate) const NO_FENCES: Error =
     Error::Unsupported { reason: "only shared channels have fences that can be asymmetric" };
 
-/// The process that made an end. In another one, a child of fork, dropping the end must do nothing
-/// but close descriptors: the parent still uses the channel.
-#[derive(Debug)]
-pub(crate) struct Owner(u32);
-
-impl Owner {
-    pub(crate) fn this_process() -> Self {
-        Self(std::process::id())
-    }
-
-    pub(crate) fn is_this_process(&self) -> bool {
-        self.0 == std::process::id()
-    }
-}
-
 /// What one receive brought.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
@@ -199,6 +184,15 @@ impl<T: Record> Tx<T> {
         }
     }
 
+    /// Nothing more is sent. On a socket the close of the descriptor says so.
+    pub(crate) fn release(&mut self) {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(tx) => tx.release(),
+            Self::Remote(tx) => tx.release(),
+        }
+    }
+
     /// See [`RemoteTx::leave_fences`].
     pub(crate) fn leave_fences(&mut self) -> Result<(), Error> {
         match self {
@@ -263,6 +257,13 @@ impl<T: Record> RemoteTx<T> {
             // Where one record has room, a whole write has.
             Self::Socket(_) => Ok(wanted),
             Self::Shared(tx) => tx.room(wanted).map(|room| room.min(wanted)),
+        }
+    }
+
+    /// See [`Tx::release`].
+    pub(crate) fn release(&mut self) {
+        if let Self::Shared(tx) = self {
+            tx.release();
         }
     }
 
@@ -344,6 +345,16 @@ impl<T: Record> Rx<T> {
         match &mut self.carrier {
             RxCarrier::Shared(rx) if self.broken.is_none() => rx.recv_known(take),
             _ => None,
+        }
+    }
+
+    /// Nothing more is received. On a socket the close of the descriptor says so.
+    pub(crate) fn release(&mut self) {
+        match &mut self.carrier {
+            #[cfg(feature = "local")]
+            RxCarrier::Local(rx) => rx.release(),
+            RxCarrier::Socket(_) => {}
+            RxCarrier::Shared(rx) => rx.release(),
         }
     }
 

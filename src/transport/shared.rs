@@ -153,6 +153,11 @@ impl<T: Record> Tx<T> {
         self.port.wake_ups()
     }
 
+    /// See [`Port::release`].
+    pub(crate) fn release(&mut self) {
+        self.port.release();
+    }
+
     #[cold]
     fn no_room(&mut self) -> TrySendError<()> {
         self.full = self.full.wrapping_add(1);
@@ -452,6 +457,11 @@ impl<T: Record> Rx<T> {
 
     pub(crate) fn wake_ups(&self) -> u64 {
         self.waiter.claims
+    }
+
+    /// See [`Port::release`].
+    pub(crate) fn release(&mut self) {
+        self.port.release();
     }
 
     #[inline]

@@ -11,19 +11,20 @@ use crate::answer::MustAnswer;
 use crate::doorbell::Waiter;
 use crate::error::TryRecvError;
 use crate::sync::lock;
+use crate::sys::Owned;
 use crate::transport::wait_readable;
 
 /// The responder's end.
 #[derive(Debug)]
 pub(crate) struct LocalReader<A: MustAnswer> {
-    pub(crate) responder: Arc<LocalResponder<A>>,
+    pub(crate) responder: Arc<Owned<LocalResponder<A>>>,
     waiter: Waiter,
     /// Waits that ended by looking, and by a sleep.
     pub(crate) waits: (u64, u64),
 }
 
 impl<A: MustAnswer> LocalReader<A> {
-    pub(super) fn new(responder: Arc<LocalResponder<A>>) -> Self {
+    pub(super) fn new(responder: Arc<Owned<LocalResponder<A>>>) -> Self {
         Self { responder, waiter: Waiter::new(), waits: (0, 0) }
     }
 
@@ -35,7 +36,7 @@ impl<A: MustAnswer> LocalReader<A> {
         most: usize,
         mut sink: impl FnMut(u32, Range<usize>),
     ) -> Result<(), TryRecvError> {
-        let exchange = &*self.responder.exchange;
+        let exchange = &*self.responder.get()?.exchange;
         self.waiter.enter(&exchange.records_bell.armed);
         let mut guard = lock(&exchange.state);
         let state = &mut *guard;
@@ -71,12 +72,12 @@ impl<A: MustAnswer> LocalReader<A> {
 
     /// Whether a read would bring something, a notice has come, or the end.
     pub(crate) fn has_unread(&self) -> bool {
-        self.responder.exchange.has_unread()
+        self.responder.peek().exchange.has_unread()
     }
 
     /// Looks for groups until `until`; true when there are some that were not there before.
     pub(crate) fn look(&mut self, until: Option<Instant>) -> bool {
-        let exchange = &*self.responder.exchange;
+        let exchange = &*self.responder.peek().exchange;
         let Some(until) = until.filter(|_| !exchange.has_unread()) else { return false };
         let chime = &exchange.records_bell;
         chime.stay_awake(&mut self.waiter);
@@ -87,7 +88,7 @@ impl<A: MustAnswer> LocalReader<A> {
 
     /// Sleeps until there are groups; false when `deadline` came first.
     pub(crate) fn sleep(&mut self, deadline: Option<Instant>) -> io::Result<bool> {
-        let woken = wait_readable(self.responder.as_fd(), deadline)?;
+        let woken = wait_readable(self.responder.peek().as_fd(), deadline)?;
         self.waits.1 += u64::from(woken);
         Ok(woken)
     }
