@@ -20,6 +20,14 @@ pub(crate) fn check_depth(name: &'static str, value: u32) -> Result<(), Error> {
     Ok(())
 }
 
+/// The deepest channel that is attached if nothing else is said: [`UnattachedEnd::max_depth`].
+pub(crate) const DEFAULT_MAX_DEPTH: u32 = 1 << 16;
+
+/// Checks that a channel whose maker has told `depth` may be attached.
+pub(crate) fn check_told_depth(depth: u32, max_depth: u32) -> Result<(), Error> {
+    if depth > max_depth { Err(Error::TooDeep { depth, max_depth }) } else { Ok(()) }
+}
+
 /// What `post` drops when the queue is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overflow {
@@ -119,6 +127,7 @@ impl Options {
 pub struct UnattachedEnd {
     socket: OwnedFd,
     info: ChannelInfo,
+    max_depth: u32,
 }
 
 impl UnattachedEnd {
@@ -138,16 +147,53 @@ impl UnattachedEnd {
     /// # Ok::<(), Error>(())
     /// ```
     pub fn from_parts(socket: OwnedFd, info: ChannelInfo) -> Self {
-        Self { socket, info }
+        Self { socket, info, max_depth: DEFAULT_MAX_DEPTH }
     }
 
-    /// Attaches it by `attach`; gives this end back if its socket is.
+    /// The deepest channel that this process attaches, 65,536 if nothing is said.
+    ///
+    /// The maker chooses the depth, up to 2^20, and whoever attaches the end sets room aside for as many groups or
+    /// requests: some 8 MB by default where they are reported, up to 117 MB without a limit. A deeper channel is refused
+    /// with [`Error::TooDeep`] before anything is allocated, and the end is given back. In shared memory the limit goes
+    /// for replies, too.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use recordfd::Error;
+    /// use recordfd::fault::{self, FaultResponder, Options};
+    ///
+    /// let (_reporter, end) = fault::shared(&Options::new().depth(256))?;
+    /// let rejected = FaultResponder::attach(end.max_depth(64)).unwrap_err();
+    /// assert!(matches!(rejected.error(), Error::TooDeep { depth: 256, max_depth: 64 }));
+    /// let _responder = FaultResponder::attach(rejected.into_inner().max_depth(256))?;
+    /// # Ok::<(), Error>(())
+    /// ```
+    #[must_use]
+    pub fn max_depth(mut self, records: u32) -> Self {
+        self.max_depth = records;
+        self
+    }
+
+    /// Attaches it by `shared`, whose last argument is the most that the Offer may say, or by `socket`, with what its
+    /// maker told; gives this end back if they give its socket back.
     pub(crate) fn attach_by<T>(
         self,
-        attach: impl FnOnce(OwnedFd, ChannelInfo) -> Result<T, Rejected<OwnedFd>>,
+        shared: impl FnOnce(OwnedFd, u32) -> Result<T, Rejected<OwnedFd>>,
+        socket: impl FnOnce(OwnedFd, ChannelInfo) -> Result<T, Rejected<OwnedFd>>,
     ) -> Result<T, Rejected<Self>> {
-        let (Self { socket, info }, ()) = Rejected::unless(self, Self::check_transport)?;
-        attach(socket, info).map_err(|rejected| rejected.map(|socket| Self { socket, info }))
+        let (end, ()) = Rejected::unless(self, Self::check)?;
+        let Self { info, max_depth, .. } = end;
+        let attached = match info.transport {
+            Transport::SHARED => shared(end.socket, max_depth),
+            _ => socket(end.socket, info),
+        };
+        attached.map_err(|rejected| rejected.map(|socket| Self { socket, info, max_depth }))
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.check_transport()?;
+        check_told_depth(self.info.depth, self.max_depth)
     }
 
     fn check_transport(&self) -> Result<(), Error> {
@@ -203,7 +249,7 @@ impl UnattachedEnd {
         let mut bytes = [0; ChannelInfo::SIZE];
         let (length, descriptor) = fd::recv_descriptor(socket, &mut bytes)?;
         let info = ChannelInfo::decode(&bytes[..length]).map_err(Error::Description)?;
-        let end = Self { socket: descriptor, info };
+        let end = Self::from_parts(descriptor, info);
         end.check_transport()?;
         Ok(end)
     }

@@ -70,6 +70,15 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// The channel has room for more records than this process allows
+    /// ([`UnattachedEnd::max_depth`](crate::UnattachedEnd::max_depth)).
+    #[error("the channel has depth {depth}, and at most {max_depth} is allowed")]
+    TooDeep {
+        /// The depth that its maker told.
+        depth: u32,
+        /// The most that is allowed.
+        max_depth: u32,
+    },
     /// The end is that of the other side: a sender's or reporter's where a receiver or responder was to be
     /// attached, or the other way round.
     #[error("the end is for the other side of a channel")]
@@ -105,6 +114,7 @@ impl Error {
             Self::Option { .. } | Self::Format { .. } | Self::Description(_) => libc::EINVAL,
             Self::BadOffer { .. } | Self::WrongEnd => libc::EINVAL,
             Self::Offer(source) => source.errno(),
+            Self::TooDeep { .. } => libc::E2BIG,
             Self::AlreadyAttached => libc::EBUSY,
             Self::TooManyInFlight => libc::ETOOMANYREFS,
             Self::Unsupported { .. } => libc::EOPNOTSUPP,

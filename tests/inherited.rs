@@ -201,23 +201,26 @@ fn end(what: &str, end: &mut End) {
 
 /// Both ends of a channel of each kind.
 fn every_pair() -> Vec<(String, End, End)> {
-    let mut pairs: Vec<_> = KINDS
-        .iter()
-        .map(|kind| {
-            let (mine, end) = (kind.make)();
-            (kind.name.to_owned(), mine, (kind.attach)(end).unwrap())
-        })
-        .collect();
+    let pairs = KINDS.iter().map(|kind| {
+        let (mine, end) = (kind.make)();
+        (kind.name.to_owned(), mine, (kind.attach)(end).unwrap())
+    });
     #[cfg(feature = "local")]
-    {
-        let (tx, rx) = event::channel(&Options::new()).unwrap();
-        pairs.push(("events, local".to_owned(), End::Sender(tx), End::Receiver(rx)));
-        let (tx, rx) = fault::channel(&fault::Options::new()).unwrap();
-        pairs.push(("faults, local".to_owned(), End::FaultReporter(tx), End::FaultResponder(rx)));
-        let (tx, rx) = request::channel(&request::Options::new()).unwrap();
-        pairs.push(("requests, local".to_owned(), End::Reporter(tx), End::Responder(rx)));
-    }
-    pairs
+    let pairs = pairs.chain({
+        let (sender, receiver) = event::channel(&Options::new()).unwrap();
+        let (fault_reporter, fault_responder) = fault::channel(&fault::Options::new()).unwrap();
+        let (reporter, responder) = request::channel(&request::Options::new()).unwrap();
+        [
+            ("events, local".to_owned(), End::Sender(sender), End::Receiver(receiver)),
+            (
+                "faults, local".to_owned(),
+                End::FaultReporter(fault_reporter),
+                End::FaultResponder(fault_responder),
+            ),
+            ("requests, local".to_owned(), End::Reporter(reporter), End::Responder(responder)),
+        ]
+    });
+    pairs.collect()
 }
 
 fn every_end_is_refused() {

@@ -3,10 +3,10 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{EventRecord, Format, LossMeter, Sequence, Sequenced, Transport};
+use recordfd_uapi::{EventRecord, Format, LossMeter, Sequence, Sequenced};
 
 use super::check_format;
-use crate::channel::UnattachedEnd;
+use crate::channel::{DEFAULT_MAX_DEPTH, UnattachedEnd};
 use crate::error::{Error, Rejected, TryRecvError, TrySendError, Violation};
 use crate::sys::{Owned, Release};
 use crate::transport::{Remote, Rx, Tx};
@@ -113,10 +113,7 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared), with the end.
     pub fn attach(end: UnattachedEnd) -> Result<Self, Rejected<UnattachedEnd>> {
-        end.attach_by(|socket, info| match info.transport {
-            Transport::SHARED => Self::from_shared(socket),
-            _ => Self::from_socket(socket, info.format),
-        })
+        end.attach_by(Self::from_shared_within, |socket, info| Self::from_socket(socket, info.format))
     }
 
     /// Attaches the receiver's end of a channel that another process has made.
@@ -144,12 +141,16 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// [`Rejected`], with the socket: [`Error::Format`] when `R` is not of the channel's format, [`Error::WrongEnd`] for
     /// a sender's end, [`Error::AlreadyAttached`], [`Error::Closed`], [`Error::Offer`] and [`Error::BadOffer`] for what
-    /// cannot be trusted, [`Error::NoDescriptor`], [`Error::DescriptorsCutOff`], [`Error::NotASocket`], [`Error::Os`].
+    /// cannot be trusted, [`Error::TooDeep`] (a depth over 65,536; [`attach`](Self::attach) allows others), [`Error::NoDescriptor`], [`Error::DescriptorsCutOff`], [`Error::NotASocket`], [`Error::Os`].
     ///
     /// Nothing is taken out of the socket before all of that was checked. If another process reads the socket while
     /// this one attaches it, nobody can attach the end any more; [`Error::Closed`] or [`Error::Os`] is returned.
     pub fn from_shared(socket: OwnedFd) -> Result<Self, Rejected<OwnedFd>> {
-        let (remote, ..) = Remote::shared(socket, false, check_format::<R>)?;
+        Self::from_shared_within(socket, DEFAULT_MAX_DEPTH)
+    }
+
+    fn from_shared_within(socket: OwnedFd, max_depth: u32) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, ..) = Remote::shared(socket, max_depth, false, check_format::<R>)?;
         Ok(Self::new(remote.rx(), Tx::Remote(remote.tx(u32::MAX)), Duration::ZERO))
     }
 

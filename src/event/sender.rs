@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{EventRecord, Format, Record, Transport};
+use recordfd_uapi::{EventRecord, Format, Record};
 
 use super::sole::Sole;
 use super::stream::{SenderCounters, Stream};
@@ -69,10 +69,10 @@ impl<R: EventRecord> Sender<R> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn attach(end: UnattachedEnd) -> Result<Self, Rejected<UnattachedEnd>> {
-        end.attach_by(|socket, info| match info.transport {
-            Transport::SHARED => SoleSender::from_shared(socket).map(SoleSender::into_shared),
-            _ => Self::from_socket(socket, info.format, info.depth),
-        })
+        end.attach_by(
+            |socket, most| SoleSender::from_shared_within(socket, most).map(SoleSender::into_shared),
+            |socket, info| Self::from_socket(socket, info.format, info.depth),
+        )
     }
 
     /// Attaches the sender's end of a channel that another process has made.

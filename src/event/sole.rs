@@ -8,7 +8,7 @@ use recordfd_uapi::EventRecord;
 use super::check_format;
 use super::sender::{Sender, recv_reply};
 use super::stream::{SenderCounters, Stream};
-use crate::channel::Overflow;
+use crate::channel::{DEFAULT_MAX_DEPTH, Overflow};
 use crate::error::{DrainError, Error, NotThisProcess, Rejected, TryRecvError, TrySendError};
 use crate::sys::{Owned, Release};
 use crate::transport::{Remote, Rx, Tx, Watch};
@@ -51,7 +51,11 @@ impl<R: EventRecord> SoleSender<R> {
     ///
     /// As [`Receiver::from_shared`](super::Receiver::from_shared).
     pub fn from_shared(socket: OwnedFd) -> Result<Self, Rejected<OwnedFd>> {
-        let (port, ..) = Remote::shared(socket, true, check_format::<R>)?;
+        Self::from_shared_within(socket, DEFAULT_MAX_DEPTH)
+    }
+
+    pub(super) fn from_shared_within(socket: OwnedFd, max_depth: u32) -> Result<Self, Rejected<OwnedFd>> {
+        let (port, ..) = Remote::shared(socket, max_depth, true, check_format::<R>)?;
         Ok(Self::new(&port))
     }
 

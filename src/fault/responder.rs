@@ -5,12 +5,12 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{Format, PageResponse, PgFault, Record, Transport, WRITE_MAX};
+use recordfd_uapi::{Format, PageResponse, PgFault, Record, WRITE_MAX};
 
 use super::options::headed;
 use super::request::ResponseCode;
 use crate::answer::ends::{Answerer, Responder, Token};
-use crate::channel::{UnattachedEnd, check_depth};
+use crate::channel::{DEFAULT_MAX_DEPTH, UnattachedEnd, check_depth};
 use crate::error::{Error, Rejected, RespondError, TryRecvError};
 use crate::sys::{Owned, Release};
 use crate::transport::Remote;
@@ -54,16 +54,15 @@ impl FaultResponder {
     }
 
     /// Attaches the responder's end of a channel that another process has made, on whatever transport, with the format
-    /// and depth that its maker told. Room for as many groups is set aside: look at [`UnattachedEnd::info`] first if the
-    /// maker is not trusted.
+    /// and depth that its maker told. Room for as many groups is set aside, at most
+    /// [`UnattachedEnd::max_depth`].
     ///
     /// # Errors
     ///
     /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared), with the end.
     pub fn attach(end: UnattachedEnd) -> Result<Self, Rejected<UnattachedEnd>> {
-        end.attach_by(|socket, info| match info.transport {
-            Transport::SHARED => Self::from_shared(socket),
-            _ => Self::from_socket(socket, info.format, info.depth),
+        end.attach_by(Self::from_shared_within, |socket, info| {
+            Self::from_socket(socket, info.format, info.depth)
         })
     }
 
@@ -98,7 +97,11 @@ impl FaultResponder {
     /// [`Rejected`], with the socket: [`Error::Format`] when the channel is none of page faults, and as
     /// [`event::Receiver::from_shared`](crate::event::Receiver::from_shared).
     pub fn from_shared(socket: OwnedFd) -> Result<Self, Rejected<OwnedFd>> {
-        let (remote, headed, depth) = Remote::shared(socket, false, headed)?;
+        Self::from_shared_within(socket, DEFAULT_MAX_DEPTH)
+    }
+
+    fn from_shared_within(socket: OwnedFd, max_depth: u32) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, headed, depth) = Remote::shared(socket, max_depth, false, headed)?;
         Ok(Self::new(Responder::remote(&remote, depth, headed), depth, Duration::ZERO))
     }
 

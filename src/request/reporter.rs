@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{Format, Transport};
+use recordfd_uapi::Format;
 
 use super::course::Course;
 use super::recovery::Refusal;
@@ -14,7 +14,7 @@ use super::{Completion, Options, Request, check_format};
 use crate::answer::desk::{Desk, Keeper, Way};
 use crate::answer::reporter::Reporter as Engine;
 use crate::answer::{Group, Ledger, PublishError};
-use crate::channel::UnattachedEnd;
+use crate::channel::{DEFAULT_MAX_DEPTH, UnattachedEnd};
 use crate::error::{DrainError, Error, NotThisProcess, Rejected, TryRecvError};
 use crate::sync::MutexGuard;
 use crate::sys::{Owned, Release};
@@ -96,17 +96,17 @@ impl<R: Request> Reporter<R> {
     }
 
     /// Attaches the reporter's end of a channel that another process has made, on whatever transport, with the depth
-    /// that its maker told; the other options are the caller's. Room for as many requests is set aside: look at
-    /// [`UnattachedEnd::info`] first if the maker is not trusted.
+    /// that its maker told; the other options are the caller's. Room for as many requests is set aside, at
+    /// most [`UnattachedEnd::max_depth`].
     ///
     /// # Errors
     ///
     /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared), with the end.
     pub fn attach(end: UnattachedEnd, options: &Options) -> Result<Self, Rejected<UnattachedEnd>> {
-        end.attach_by(|socket, info| match info.transport {
-            Transport::SHARED => Self::from_shared(socket, options),
-            _ => Self::from_socket(socket, info.format, &options.clone().depth(info.depth)),
-        })
+        end.attach_by(
+            |socket, most| Self::from_shared_within(socket, most, options),
+            |socket, info| Self::from_socket(socket, info.format, &options.clone().depth(info.depth)),
+        )
     }
 
     /// Attaches the reporter's end of a channel that another process has made.
@@ -143,7 +143,15 @@ impl<R: Request> Reporter<R> {
     /// [`Rejected`], with the socket: [`Error::Option`], and as
     /// [`event::Receiver::from_shared`](crate::event::Receiver::from_shared).
     pub fn from_shared(socket: OwnedFd, options: &Options) -> Result<Self, Rejected<OwnedFd>> {
-        let (remote, (), depth) = Remote::shared(socket, true, |format| {
+        Self::from_shared_within(socket, DEFAULT_MAX_DEPTH, options)
+    }
+
+    fn from_shared_within(
+        socket: OwnedFd,
+        max_depth: u32,
+        options: &Options,
+    ) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, (), depth) = Remote::shared(socket, max_depth, true, |format| {
             options.check()?;
             check_format::<R>(format)
         })?;

@@ -4,12 +4,12 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{Format, Transport};
+use recordfd_uapi::Format;
 
 use super::{Request, check_format};
 use crate::answer;
 use crate::answer::ends::{self, Answerer, Token};
-use crate::channel::{UnattachedEnd, check_depth};
+use crate::channel::{DEFAULT_MAX_DEPTH, UnattachedEnd, check_depth};
 use crate::error::{Error, Rejected, RespondError, TryRecvError};
 use crate::sys::{Owned, Release};
 use crate::transport::Remote;
@@ -69,16 +69,15 @@ impl<R: Request> Responder<R> {
     }
 
     /// Attaches the responder's end of a channel that another process has made, on whatever transport, with the depth
-    /// that its maker told. Room for as many requests is set aside: look at [`UnattachedEnd::info`] first if the maker
-    /// is not trusted.
+    /// that its maker told. Room for as many requests is set aside, at most
+    /// [`UnattachedEnd::max_depth`].
     ///
     /// # Errors
     ///
     /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared), with the end.
     pub fn attach(end: UnattachedEnd) -> Result<Self, Rejected<UnattachedEnd>> {
-        end.attach_by(|socket, info| match info.transport {
-            Transport::SHARED => Self::from_shared(socket),
-            _ => Self::from_socket(socket, info.format, info.depth),
+        end.attach_by(Self::from_shared_within, |socket, info| {
+            Self::from_socket(socket, info.format, info.depth)
         })
     }
 
@@ -113,7 +112,11 @@ impl<R: Request> Responder<R> {
     /// [`Rejected`], with the socket: [`Error::Format`] when `R` is not of the channel's format, and as
     /// [`event::Receiver::from_shared`](crate::event::Receiver::from_shared).
     pub fn from_shared(socket: OwnedFd) -> Result<Self, Rejected<OwnedFd>> {
-        let (remote, (), depth) = Remote::shared(socket, false, check_format::<R>)?;
+        Self::from_shared_within(socket, DEFAULT_MAX_DEPTH)
+    }
+
+    fn from_shared_within(socket: OwnedFd, max_depth: u32) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, (), depth) = Remote::shared(socket, max_depth, false, check_format::<R>)?;
         Ok(Self::new(ends::Responder::remote(&remote, depth, true), depth, Duration::ZERO))
     }
 

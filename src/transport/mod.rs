@@ -76,10 +76,11 @@ impl Remote {
     /// The end of a shared channel; see [`shared::attach`].
     pub(crate) fn shared<F>(
         socket: OwnedFd,
+        max_depth: u32,
         produces: bool,
         knows: impl FnOnce(Format) -> Result<F, Error>,
     ) -> Result<(Self, F, u32), Rejected<OwnedFd>> {
-        let (port, known, depth) = shared::attach(socket, produces, knows)?;
+        let (port, known, depth) = shared::attach(socket, max_depth, produces, knows)?;
         Ok((Self::Shared(port), known, depth))
     }
 

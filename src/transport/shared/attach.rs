@@ -19,6 +19,7 @@ use zerocopy::IntoBytes;
 
 use super::layout::{ATTACHED, CONTROL_WORDS, Layout};
 use super::port::Port;
+use crate::channel::check_told_depth;
 use crate::error::{Error, Rejected};
 use crate::fd::send_descriptor;
 use crate::sync::{AtomicU32, Ordering};
@@ -49,20 +50,22 @@ pub(crate) fn make(format: Format, produces: bool, depth: u32, reply_depth: u32)
 /// Attaches the end that another process has made a channel for. This side is to produce the records, or to
 /// consume them, of a format that it `knows`; returns what it knows of it and how many records there is room for, too.
 ///
-/// What is refused is given back untouched: the Offer is peeked at, and taken out only once nothing else can fail.
+/// A ring deeper than `max_depth` is refused. What is refused is given back untouched: the Offer is peeked at, and taken out only once nothing else can fail.
 pub(crate) fn attach<F>(
     socket: OwnedFd,
+    max_depth: u32,
     produces: bool,
     knows: impl FnOnce(Format) -> Result<F, Error>,
 ) -> Result<(Arc<Port>, F, u32), Rejected<OwnedFd>> {
     let (socket, (mapping, layout, known)) =
-        Rejected::unless(socket, |socket| take_offer(socket, produces, knows))?;
+        Rejected::unless(socket, |socket| take_offer(socket, max_depth, produces, knows))?;
     Ok((Port::new(socket, &mapping, &layout, produces), known, layout.records.depth))
 }
 
 /// Checks and takes the Offer; returns the memory, where everything is in it, and what is known of its format.
 fn take_offer<F>(
     socket: &OwnedFd,
+    max_depth: u32,
     produces: bool,
     knows: impl FnOnce(Format) -> Result<F, Error>,
 ) -> Result<(Arc<Mapping>, Layout, F), Error> {
@@ -73,6 +76,7 @@ fn take_offer<F>(
     }
     let known = knows(offer.format)?;
     let layout = Layout::checked(&offer)?;
+    check_told_depth(layout.records.depth.max(layout.replies.depth), max_depth)?;
     check_seals(memory.as_fd())?;
     let size = lseek(&memory, 0, Whence::SeekEnd).map_err(|errno| Error::os("lseek", errno))?;
     if u64::try_from(size) != Ok(layout.map_size) {
