@@ -106,8 +106,7 @@ impl<R: EventRecord> Receiver<R> {
         Self(Owned::new(inbox))
     }
 
-    /// Attaches the receiver's end of a channel that another process has made, on whatever
-    /// transport.
+    /// Attaches the receiver's end of a channel that another process has made, on whatever transport.
     ///
     /// # Errors
     ///
@@ -141,7 +140,8 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// [`Rejected`], with the socket: [`Error::Format`] when `R` is not of the channel's format, [`Error::WrongEnd`] for
     /// a sender's end, [`Error::AlreadyAttached`], [`Error::Closed`], [`Error::Offer`] and [`Error::BadOffer`] for what
-    /// cannot be trusted, [`Error::TooDeep`] (a depth over 65,536; [`attach`](Self::attach) allows others), [`Error::NoDescriptor`], [`Error::DescriptorsCutOff`], [`Error::NotASocket`], [`Error::Os`].
+    /// cannot be trusted, [`Error::TooDeep`] for a depth over 65,536 ([`attach`](Self::attach) can allow more),
+    /// [`Error::NoDescriptor`], [`Error::DescriptorsCutOff`], [`Error::NotASocket`], [`Error::Os`].
     ///
     /// Nothing is taken out of the socket before all of that was checked. If another process reads the socket while
     /// this one attaches it, nobody can attach the end any more; [`Error::Closed`] or [`Error::Os`] is returned.
