@@ -147,7 +147,7 @@
 //!
 //! An end belongs to the process that made or attached it. It crosses fork and exec only as an unattached descriptor:
 //! **attach it after the fork.** A program that makes its devices before it forks keeps the
-//! [`UnattachedEnd`](crate::UnattachedEnd) and attaches that in the child. A router is made in the child, too.
+//! [`UnattachedEnd`] and attaches that in the child. A router is made in the child, too.
 //!
 //! A child that only inherited the memory of an end cannot use it. Every call fails with `NotThisProcess` (`EPERM`)
 //! before it touches anything, also a call that would wait; a record, a reply or a group is given back. A call that
