@@ -112,7 +112,7 @@ must_fail "with a look for stray tokens while another thread takes one out" src/
 must_fail "without the wait of a detach for what others tell" src/fault/router/attach.rs \
     's/^        self.wait_settled(old);$//' "told behind the detach"
 must_fail "with a group handed over behind the table's lock" src/fault/router.rs \
-    '/let table = read(&self.0.table);/{N;s/.*= table.find(\(.*\)) else {/let Some(attachment) = read(\&self.0.table).find(\1).cloned() else {/}' \
+    '/let table = read(&self.table);/{N;s/.*= table.find(\(.*\)) else {/let Some(attachment) = read(\&self.table).find(\1).cloned() else {/}' \
     "told behind the detach"
 must_fail "without the word that an attachment has settled" src/fault/router/tell.rs \
     's/self.settled.1.notify_all();//' "deadlock"

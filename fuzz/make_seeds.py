@@ -205,7 +205,7 @@ def fault(log):
     part = 24
 
     def reporter(name, *steps, headed=False, depth=4):
-        made = bytes([from_reporter, 0 if headed else 1, depth - 1, 1])
+        made = bytes([from_reporter, 0 if headed else 1, depth - 1])
         write("fault", f"reporter.{name}", made + b"".join(steps))
 
     reporter("kernel", raw(log["fault.basic"]), written, try_receive(1), look)
@@ -266,10 +266,9 @@ def request():
     written, receive, keep = bytes([6, 0x0F, 0xFF]), bytes([8, 0]), bytes([8, 1])
     respond, drop, look, answers, hang_up = step(11), step(13), step(14), step(15, 1), step(15, 0)
 
-    def reporter(name, *steps, depth=4, resumed=None):
-        first = [1] if resumed is None else [0, resumed]
+    def reporter(name, *steps, depth=4):
         for kind, record_name in [(errors, "pci"), (requests, "device")]:
-            made = bytes([kind, depth - 1, *first])
+            made = bytes([kind, depth - 1])
             write("request", f"reporter.{record_name}.{name}", made + b"".join(steps))
 
     reporter("answered", record(3), written, receive, respond, answers)
@@ -289,7 +288,6 @@ def request():
     reporter("repeat_cancelled", record(3), record(3, 0), again(3, 4), written, receive * 2, look)
     reporter("repeats", record(3), *[again(3, count % 6) for count in range(1, 40)], written * 4, receive * 40)
     reporter("torn", record(3), bytes([6, 0, 17]), receive, hang_up, receive)
-    reporter("resumed", again(1, 1), record(2, 0), record(7), written, receive * 3, look * 2, resumed=3)
 
     # The peer answers: requests are reported, answers put together, written and collected.
     def report(device, number=4):

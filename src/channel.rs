@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use recordfd_uapi::{ChannelInfo, Record, Transport};
 
-use crate::error::Error;
+use crate::error::{Error, Rejected};
 use crate::fd;
 
 /// The most records a queue may hold.
@@ -18,6 +18,14 @@ pub(crate) fn check_depth(name: &'static str, value: u32) -> Result<(), Error> {
         return Err(Error::Option { name, value: value.into(), reason });
     }
     Ok(())
+}
+
+/// The deepest channel that is attached if nothing else is said: [`UnattachedEnd::max_depth`].
+pub(crate) const DEFAULT_MAX_DEPTH: u32 = 1 << 16;
+
+/// Checks that a channel whose maker has told `depth` may be attached.
+pub(crate) fn check_told_depth(depth: u32, max_depth: u32) -> Result<(), Error> {
+    if depth > max_depth { Err(Error::TooDeep { depth, max_depth }) } else { Ok(()) }
 }
 
 /// What `post` drops when the queue is full.
@@ -119,11 +127,80 @@ impl Options {
 pub struct UnattachedEnd {
     socket: OwnedFd,
     info: ChannelInfo,
+    max_depth: u32,
 }
 
 impl UnattachedEnd {
-    pub(crate) fn new(socket: OwnedFd, info: ChannelInfo) -> Self {
-        Self { socket, info }
+    /// The end that `socket` is, which came by other means than [`recv_from`](Self::recv_from): inherited as
+    /// [standard input](fd::take_stdin), or in a message of the caller's own. `info` is what its maker told.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use recordfd::event::Receiver;
+    /// use recordfd::uapi::{AcpiNotify, ChannelInfo, Format, Transport};
+    /// use recordfd::{Error, UnattachedEnd, fd};
+    ///
+    /// let info = ChannelInfo::new(Format::ACPI_NOTIFY_V1, Transport::SHARED, 256);
+    /// let rx = Receiver::<AcpiNotify>::attach(UnattachedEnd::from_parts(fd::take_stdin()?, info))?;
+    /// # let _ = rx;
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn from_parts(socket: OwnedFd, info: ChannelInfo) -> Self {
+        Self { socket, info, max_depth: DEFAULT_MAX_DEPTH }
+    }
+
+    /// The deepest channel that this process attaches, 65,536 if nothing is said.
+    ///
+    /// The maker chooses the depth, up to 2^20, and whoever attaches the end sets room aside for as many groups or
+    /// requests: some 8 MB by default where they are reported, up to 117 MB without a limit. A deeper channel is refused
+    /// with [`Error::TooDeep`] before anything is allocated, and the end is given back. In shared memory the limit goes
+    /// for replies, too.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use recordfd::Error;
+    /// use recordfd::fault::{self, FaultResponder, Options};
+    ///
+    /// let (_reporter, end) = fault::shared(&Options::new().depth(256))?;
+    /// let rejected = FaultResponder::attach(end.max_depth(64)).unwrap_err();
+    /// assert!(matches!(rejected.error(), Error::TooDeep { depth: 256, max_depth: 64 }));
+    /// let _responder = FaultResponder::attach(rejected.into_inner().max_depth(256))?;
+    /// # Ok::<(), Error>(())
+    /// ```
+    #[must_use]
+    pub fn max_depth(mut self, records: u32) -> Self {
+        self.max_depth = records;
+        self
+    }
+
+    /// Attaches it by `shared`, whose last argument is the most that the Offer may say, or by `socket`, with what its
+    /// maker told; gives this end back if they give its socket back.
+    pub(crate) fn attach_by<T>(
+        self,
+        shared: impl FnOnce(OwnedFd, u32) -> Result<T, Rejected<OwnedFd>>,
+        socket: impl FnOnce(OwnedFd, ChannelInfo) -> Result<T, Rejected<OwnedFd>>,
+    ) -> Result<T, Rejected<Self>> {
+        let (end, ()) = Rejected::unless(self, Self::check)?;
+        let Self { info, max_depth, .. } = end;
+        let attached = match info.transport {
+            Transport::SHARED => shared(end.socket, max_depth),
+            _ => socket(end.socket, info),
+        };
+        attached.map_err(|rejected| rejected.map(|socket| Self { socket, info, max_depth }))
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.check_transport()?;
+        check_told_depth(self.info.depth, self.max_depth)
+    }
+
+    fn check_transport(&self) -> Result<(), Error> {
+        if [Transport::SOCKET, Transport::SHARED].contains(&self.info.transport) {
+            return Ok(());
+        }
+        Err(Error::Unsupported { reason: "the end is of a transport that cannot be passed on" })
     }
 
     /// Format, transport and depth: what the one who attaches it must know.
@@ -135,7 +212,8 @@ impl UnattachedEnd {
     ///
     /// # Errors
     ///
-    /// What [`fd::send_descriptor`] says; the end is then closed.
+    /// What [`fd::send_descriptor`] says, with the end: the description is one small write, which the socket takes
+    /// whole or not at all.
     ///
     /// # Examples
     ///
@@ -155,10 +233,10 @@ impl UnattachedEnd {
     /// let _rx = Receiver::<AcpiNotify>::from_socket(end.into(), format)?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn send_over(self, socket: impl AsFd) -> Result<(), Error> {
+    pub fn send_over(self, socket: impl AsFd) -> Result<(), Rejected<Self>> {
         let mut bytes = [0; ChannelInfo::SIZE];
         self.info.encode(&mut bytes);
-        fd::send_descriptor(socket, &bytes, self.socket.as_fd())
+        Rejected::unless(self, |end| fd::send_descriptor(socket, &bytes, end.as_fd())).map(drop)
     }
 
     /// Receives an end that was passed on with [`send_over`](Self::send_over).
@@ -171,10 +249,9 @@ impl UnattachedEnd {
         let mut bytes = [0; ChannelInfo::SIZE];
         let (length, descriptor) = fd::recv_descriptor(socket, &mut bytes)?;
         let info = ChannelInfo::decode(&bytes[..length]).map_err(Error::Description)?;
-        if ![Transport::SOCKET, Transport::SHARED].contains(&info.transport) {
-            return Err(Error::Unsupported { reason: "the end is of a transport that cannot be passed on" });
-        }
-        Ok(Self { socket: descriptor, info })
+        let end = Self::from_parts(descriptor, info);
+        end.check_transport()?;
+        Ok(end)
     }
 }
 

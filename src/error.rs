@@ -1,10 +1,14 @@
 //! What can go wrong, by operation.
 //!
 //! * Setting up and passing descriptors: [`Error`], which names the call and keeps its source.
+//! * Calls that take an end, a descriptor or a reporter: [`Rejected`], which gives it back, with that [`Error`].
 //! * Sending and replying: [`TrySendError`], which gives the value back.
 //! * Receiving: [`TryRecvError`]; what a peer did wrong is a [`Violation`] inside it.
 //! * Answering what must be answered: [`RespondError`], which gives the group back.
 //! * Waiting for the queue to be read: [`DrainError`].
+//!
+//! A process that has only inherited an end by fork gets `NotThisProcess` from each call of it: see
+//! [the module on events](crate::event#fork).
 //!
 //! Each has an `errno()`: what a C program on the same descriptor would see.
 
@@ -68,6 +72,15 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// The channel has room for more records than this process allows
+    /// ([`UnattachedEnd::max_depth`](crate::UnattachedEnd::max_depth)).
+    #[error("the channel has depth {depth}, and at most {max_depth} is allowed")]
+    TooDeep {
+        /// The depth that its maker told.
+        depth: u32,
+        /// The most that is allowed.
+        max_depth: u32,
+    },
     /// The end is that of the other side: a sender's or reporter's where a receiver or responder was to be
     /// attached, or the other way round.
     #[error("the end is for the other side of a channel")]
@@ -82,6 +95,9 @@ pub enum Error {
     /// The other side has hung up.
     #[error("the other side has hung up")]
     Closed,
+    /// This process has only inherited it, by fork (`EPERM`): attach the end after the fork.
+    #[error("{}", NotThisProcess)]
+    NotThisProcess,
     /// A system call failed.
     #[error("{call} failed")]
     Os {
@@ -104,16 +120,97 @@ impl Error {
             Self::Option { .. } | Self::Format { .. } | Self::Description(_) => libc::EINVAL,
             Self::BadOffer { .. } | Self::WrongEnd | Self::SharedEnd => libc::EINVAL,
             Self::Offer(source) => source.errno(),
+            Self::TooDeep { .. } => libc::E2BIG,
             Self::AlreadyAttached => libc::EBUSY,
             Self::TooManyInFlight => libc::ETOOMANYREFS,
             Self::Unsupported { .. } => libc::EOPNOTSUPP,
             Self::NoDescriptor => libc::ENODATA,
             Self::DescriptorsCutOff => libc::EMFILE,
             Self::Closed => libc::EPIPE,
+            Self::NotThisProcess => libc::EPERM,
             Self::NotAUnixStream(source) | Self::Os { source, .. } => {
                 source.raw_os_error().unwrap_or(libc::EIO)
             }
         }
+    }
+}
+
+/// A call refused the end, descriptor or reporter that it was given, and gives it back.
+///
+/// What is given back is as it was: nothing was read from it, and its peer sees no hang-up. `?` in a function that
+/// returns [`enum@Error`] drops it.
+///
+/// # Examples
+///
+/// ```
+/// use recordfd::event::{self, Receiver};
+/// use recordfd::uapi::{AcpiNotify, Smmuv3Event};
+/// use recordfd::{Error, Options};
+///
+/// let (tx, end) = event::socket::<AcpiNotify>(&Options::new())?;
+/// let rejected = Receiver::<Smmuv3Event>::attach(end).unwrap_err();
+/// assert!(matches!(rejected.error(), Error::Format { .. }));
+/// let _rx = Receiver::<AcpiNotify>::attach(rejected.into_inner())?;
+/// assert!(!tx.is_closed());
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Rejected<T> {
+    value: T,
+    error: Error,
+}
+
+impl<T> Rejected<T> {
+    /// Keeps `value` if `check` passes it; returns what `check` found, too.
+    pub(crate) fn unless<U>(value: T, check: impl FnOnce(&T) -> Result<U, Error>) -> Result<(T, U), Self> {
+        match check(&value) {
+            Ok(found) => Ok((value, found)),
+            Err(error) => Err(Self { value, error }),
+        }
+    }
+
+    /// The same reason with what `f` makes of the value.
+    pub(crate) fn map<U>(self, f: impl FnOnce(T) -> U) -> Rejected<U> {
+        Rejected { value: f(self.value), error: self.error }
+    }
+
+    /// Why the call refused.
+    pub fn error(&self) -> &Error {
+        &self.error
+    }
+
+    /// What the call was given.
+    pub fn into_inner(self) -> T {
+        self.value
+    }
+
+    /// What the call was given, and why it refused.
+    pub fn into_parts(self) -> (T, Error) {
+        (self.value, self.error)
+    }
+
+    /// The errno a C program would see in the same place.
+    pub fn errno(&self) -> i32 {
+        self.error.errno()
+    }
+}
+
+impl<T> From<Rejected<T>> for Error {
+    /// Drops what was given back.
+    fn from(rejected: Rejected<T>) -> Self {
+        rejected.error
+    }
+}
+
+impl<T> fmt::Display for Rejected<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<T: fmt::Debug> std::error::Error for Rejected<T> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
     }
 }
 
@@ -125,6 +222,8 @@ pub enum TrySendError<T> {
     Full(T),
     /// Nobody will read it: the other side is gone (`EPIPE`).
     Closed(T),
+    /// This process has only inherited it, by fork (`EPERM`): attach the end after the fork.
+    NotThisProcess(T),
     /// The system call failed for another reason.
     Io(T, io::Error),
 }
@@ -133,7 +232,9 @@ impl<T> TrySendError<T> {
     /// The value that was not accepted.
     pub fn into_inner(self) -> T {
         match self {
-            Self::Full(value) | Self::Closed(value) | Self::Io(value, _) => value,
+            Self::Full(value) | Self::Closed(value) | Self::NotThisProcess(value) | Self::Io(value, _) => {
+                value
+            }
         }
     }
 
@@ -142,6 +243,7 @@ impl<T> TrySendError<T> {
         match self {
             Self::Full(_) => libc::EAGAIN,
             Self::Closed(_) => libc::EPIPE,
+            Self::NotThisProcess(_) => libc::EPERM,
             Self::Io(_, source) => source.raw_os_error().unwrap_or(libc::EIO),
         }
     }
@@ -151,6 +253,7 @@ impl<T> TrySendError<T> {
         match self {
             Self::Full(_) => TrySendError::Full(value),
             Self::Closed(_) => TrySendError::Closed(value),
+            Self::NotThisProcess(_) => TrySendError::NotThisProcess(value),
             Self::Io(_, source) => TrySendError::Io(value, source),
         }
     }
@@ -161,6 +264,7 @@ impl<T> fmt::Display for TrySendError<T> {
         f.write_str(match self {
             Self::Full(_) => "the queue is full",
             Self::Closed(_) => "the other side is gone",
+            Self::NotThisProcess(_) => NotThisProcess::TEXT,
             Self::Io(..) => "sending failed",
         })
     }
@@ -188,6 +292,8 @@ pub enum RespondError<T> {
     Code,
     /// The reporter is gone (`EPIPE`).
     Closed,
+    /// This process has only inherited it, by fork (`EPERM`): attach the end after the fork.
+    NotThisProcess(T),
     /// The system call failed for another reason.
     Io(T, io::Error),
 }
@@ -200,6 +306,7 @@ impl<T> RespondError<T> {
             Self::StaleCookie => RespondError::StaleCookie,
             Self::Code => RespondError::Code,
             Self::Closed => RespondError::Closed,
+            Self::NotThisProcess(group) => RespondError::NotThisProcess(f(group)),
             Self::Io(group, source) => RespondError::Io(f(group), source),
         }
     }
@@ -210,6 +317,7 @@ impl<T> RespondError<T> {
             Self::WouldBlock(_) => libc::EAGAIN,
             Self::StaleCookie | Self::Code => libc::EINVAL,
             Self::Closed => libc::EPIPE,
+            Self::NotThisProcess(_) => libc::EPERM,
             Self::Io(_, source) => source.raw_os_error().unwrap_or(libc::EIO),
         }
     }
@@ -222,6 +330,7 @@ impl<T> fmt::Display for RespondError<T> {
             Self::StaleCookie => "no open group goes by the cookie",
             Self::Code => "the format has no such code",
             Self::Closed => "the reporter is gone",
+            Self::NotThisProcess(_) => NotThisProcess::TEXT,
             Self::Io(..) => "answering failed",
         })
     }
@@ -241,6 +350,7 @@ impl From<TrySendError<()>> for RespondError<()> {
         match error {
             TrySendError::Full(()) => Self::WouldBlock(()),
             TrySendError::Closed(()) => Self::Closed,
+            TrySendError::NotThisProcess(()) => Self::NotThisProcess(()),
             TrySendError::Io((), source) => Self::Io((), source),
         }
     }
@@ -266,6 +376,9 @@ pub enum TryRecvError {
         /// Records that there must be room for, as far as is known.
         needed: usize,
     },
+    /// This process has only inherited it, by fork (`EPERM`): attach the end after the fork.
+    #[error("{}", NotThisProcess)]
+    NotThisProcess,
     /// The system call failed for another reason.
     #[error("receiving failed")]
     Io(#[source] io::Error),
@@ -279,6 +392,7 @@ impl TryRecvError {
             Self::Closed => 0,
             Self::PeerViolation(_) => libc::EPROTO,
             Self::BufferTooSmall { .. } => libc::EINVAL,
+            Self::NotThisProcess => libc::EPERM,
             Self::Io(source) => source.raw_os_error().unwrap_or(libc::EIO),
         }
     }
@@ -349,6 +463,9 @@ pub enum DrainError {
     /// not; on a socket that cannot be known.
     #[error("the other side is gone")]
     Closed,
+    /// This process has only inherited it, by fork (`EPERM`): attach the end after the fork.
+    #[error("{}", NotThisProcess)]
+    NotThisProcess,
     /// A system call failed.
     #[error("waiting failed")]
     Io(#[source] io::Error),
@@ -360,7 +477,42 @@ impl DrainError {
         match self {
             Self::Timeout => libc::ETIMEDOUT,
             Self::Closed => libc::EPIPE,
+            Self::NotThisProcess => libc::EPERM,
             Self::Io(source) => source.raw_os_error().unwrap_or(libc::EIO),
         }
     }
+}
+
+/// A child of fork calls what it has only inherited. Each error of an operation says so in a variant of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NotThisProcess;
+
+impl NotThisProcess {
+    pub(crate) const TEXT: &str =
+        "it belongs to another process, from which this one has inherited it by fork";
+}
+
+impl fmt::Display for NotThisProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::TEXT)
+    }
+}
+
+/// Makes the variant of that name of it.
+macro_rules! not_this_process {
+    ($($error:ty: $variant:expr,)*) => {
+        $(impl From<NotThisProcess> for $error {
+            fn from(_: NotThisProcess) -> Self {
+                $variant
+            }
+        })*
+    };
+}
+
+not_this_process! {
+    Error: Self::NotThisProcess,
+    TrySendError<()>: Self::NotThisProcess(()),
+    RespondError<()>: Self::NotThisProcess(()),
+    TryRecvError: Self::NotThisProcess,
+    DrainError: Self::NotThisProcess,
 }

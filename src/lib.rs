@@ -25,8 +25,8 @@
 //!   `recordfd.h` of that crate.
 //! * [`fd`]: passing descriptors over a socket, or to a child as its standard input.
 //!
-//! The types are `Send`, nothing needs a runtime, no end runs a thread, nothing is global, and every
-//! blocking call has a form with a timeout.
+//! The types are `Send`, nothing needs a runtime, no end runs a thread, and nothing is global but the word that says which
+//! process this is. Every blocking call has a form with a timeout.
 //!
 //! # Features
 //!
@@ -62,5 +62,5 @@ mod sys;
 mod transport;
 
 pub use channel::{Options, Overflow, UnattachedEnd};
-pub use error::{DrainError, Error, RespondError, TryRecvError, TrySendError, Violation};
+pub use error::{DrainError, Error, Rejected, RespondError, TryRecvError, TrySendError, Violation};
 pub use recordfd_uapi as uapi;

@@ -295,7 +295,7 @@ fn full_table_is_told_and_leaks_nothing() {
         let mut end = Some(end);
         with_room(0, &mut || {
             let error = Rx::from_shared(end.take().unwrap().into()).unwrap_err();
-            assert!(matches!(error, Error::DescriptorsCutOff), "{error:?}");
+            assert!(matches!(error.error(), Error::DescriptorsCutOff), "{error:?}");
         });
         assert_eq!(open_descriptors(), before + 1);
         drop(tx);

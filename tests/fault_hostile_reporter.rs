@@ -12,7 +12,7 @@ use common::*;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, sendmsg};
 use recordfd::fault::{FaultGroup, FaultResponder, Options, RespondError, ResponseCode};
-use recordfd::uapi::{EventFlags, Format, PgFault, PgFaultFlags, Record, RecordError};
+use recordfd::uapi::{EventFlags, PgFault, PgFaultFlags, Record, RecordError};
 use recordfd::{TryRecvError, Violation};
 
 /// The most pages of a group: what one write of 16 KiB holds, without headers and with them.
@@ -209,29 +209,6 @@ fn more_groups_open_than_the_depth_is_a_violation_and_an_answer_makes_room() {
 }
 
 #[test]
-fn groups_that_another_responder_left_open_are_held_against_the_reporter() {
-    let (_, end) = recordfd::fault::socket(&Options::new()).unwrap();
-    drop(end);
-    let resume = |open: &[u32]| {
-        let (near, far) = UnixStream::pair().unwrap();
-        (FaultResponder::resume_socket(near.into(), Format::IOMMU_PGFAULT_V1, 3, open).unwrap(), far)
-    };
-    let (mut responder, mut peer) = resume(&[7, 8]);
-    peer.write_all(&wire_group(8, 1)).unwrap();
-    assert_broken(&mut responder, Violation::CookieOpen { cookie: 8 });
-
-    let (mut responder, mut peer) = resume(&[7, 8]);
-    peer.write_all(&[wire_group(9, 1), wire_group(10, 1)].concat()).unwrap();
-    let (group, _) = receive(&mut responder);
-    assert_broken(&mut responder, Violation::TooManyOpen);
-    responder.respond(response(7, SUCCESS)).unwrap();
-    assert!(matches!(responder.respond(response(7, SUCCESS)), Err(RespondError::StaleCookie)));
-    drop(group);
-    assert_eq!(answers(&mut peer), [(7, 0), (9, 1)]);
-    assert_eq!(responder.open_cookies(), [8]);
-}
-
-#[test]
 fn groups_written_one_byte_at_a_time_arrive_whole() {
     let headed: Vec<u8> =
         (0..3).flat_map(|number| wire_event(number, EventFlags::empty(), 5, number == 2)).collect();
@@ -362,23 +339,6 @@ fn broken_header_is_refused_and_so_is_a_number_that_does_not_follow() {
         first.respond(ResponseCode::Success).unwrap();
         assert_eq!(answers(&mut peer), [(1, 0)], "{name}");
     }
-}
-
-#[test]
-fn first_number_is_0_but_for_one_who_takes_over() {
-    let page = |sequence| wire_event(sequence, EventFlags::empty(), 1, true);
-    let (mut responder, mut peer) = responder_and_peer(&v2());
-    peer.write_all(&page(1)).unwrap();
-    assert_broken(&mut responder, Violation::SequenceGap);
-
-    let (near, mut peer) = UnixStream::pair().unwrap();
-    let mut responder = FaultResponder::resume_socket(near.into(), Format::IOMMU_PGFAULT_V2, 8, &[]).unwrap();
-    for sequence in [0x7fff_fffe, 0x7fff_ffff, 0, 1] {
-        peer.write_all(&page(sequence)).unwrap();
-        receive(&mut responder).0.respond(ResponseCode::Success).unwrap();
-    }
-    peer.write_all(&page(3)).unwrap();
-    assert_broken(&mut responder, Violation::SequenceGap);
 }
 
 #[test]

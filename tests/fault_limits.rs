@@ -426,7 +426,9 @@ fn options_out_of_range_are_refused(make: MakeAnyFault) {
             fault::channel(options).map(drop),
             fault::socket(options).map(drop),
             fault::socket_responder(options).map(drop),
-            FaultReporter::from_socket(pair().0, Format::IOMMU_PGFAULT_V1, options).map(drop),
+            FaultReporter::from_socket(pair().0, Format::IOMMU_PGFAULT_V1, options)
+                .map(drop)
+                .map_err(Error::from),
         ];
         for outcome in outcomes {
             let error = outcome.expect_err(name);
@@ -461,8 +463,8 @@ fn formats_that_are_none_of_page_faults_are_refused() {
             fault::channel(&options).map(drop),
             fault::socket(&options).map(drop),
             fault::socket_responder(&options).map(drop),
-            FaultReporter::from_socket(pair().0, format, &good).map(drop),
-            FaultResponder::from_socket(pair().0, format, 16).map(drop),
+            FaultReporter::from_socket(pair().0, format, &good).map(drop).map_err(Error::from),
+            FaultResponder::from_socket(pair().0, format, 16).map(drop).map_err(Error::from),
         ];
         for outcome in outcomes {
             let error = outcome.unwrap_err();
@@ -476,13 +478,13 @@ fn formats_that_are_none_of_page_faults_are_refused() {
 fn only_sockets_and_depths_that_can_be_are_attached() {
     for depth in [0, (1 << 20) + 1] {
         let error = FaultResponder::from_socket(pair().0, Format::IOMMU_PGFAULT_V1, depth).unwrap_err();
-        assert!(matches!(error, Error::Option { name: "depth", .. }), "{error}");
+        assert!(matches!(error.error(), Error::Option { name: "depth", .. }), "{error}");
     }
     let file = || OwnedFd::from(File::open("/dev/null").unwrap());
     let error = FaultResponder::from_socket(file(), Format::IOMMU_PGFAULT_V1, 16).unwrap_err();
-    assert!(matches!(error, Error::NotAUnixStream(_)) && error.errno() == 88, "{error}");
+    assert!(matches!(error.error(), Error::NotAUnixStream(_)) && error.errno() == 88, "{error}");
     let error = FaultReporter::from_socket(file(), Format::IOMMU_PGFAULT_V1, &Options::new()).unwrap_err();
-    assert!(matches!(error, Error::NotAUnixStream(_)), "{error}");
+    assert!(matches!(error.error(), Error::NotAUnixStream(_)), "{error}");
 }
 
 #[test]

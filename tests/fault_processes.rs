@@ -3,8 +3,7 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Child;
 use std::thread;
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::fault::*;
 use common::storm::{self, Random, Tally};
-use common::way::{SOCKET, Way, on_every_way};
+use common::way::{Way, on_every_way};
 use common::*;
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -318,88 +317,6 @@ fn every_wait_of_the_responder_ends_when_the_reporter_is_killed(way: Way) {
     child.wait().unwrap();
 }
 
-/// In a child: takes over a responder's end and the cookies that are open, which come over `stream`.
-fn take_over(stream: &mut UnixStream) -> (FaultResponder, Vec<u32>) {
-    let mut bytes = [0; 4 * DEPTH as usize];
-    let (length, end) = fd::recv_descriptor(&*stream, &mut bytes).unwrap();
-    // The first word says how many follow.
-    let words = bytes[..length].chunks(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap()));
-    let open: Vec<_> = words.skip(1).collect();
-    (FaultResponder::resume_socket(end, FORMAT, DEPTH, &open).unwrap(), open)
-}
-
-/// Hands an end and open cookies over to a child that is started as the test `name`.
-fn hand_over(name: &str, end: impl AsFd, open: &[u32]) -> (UnixStream, Child) {
-    let (near, far) = UnixStream::pair().unwrap();
-    let child = spawn_child(name, far.into());
-    let words: Vec<u8> =
-        [&[open.len() as u32], open].concat().iter().flat_map(|word| word.to_ne_bytes()).collect();
-    fd::send_descriptor(&near, &words, end.as_fd()).unwrap();
-    (near, child)
-}
-
-/// On sockets alone: an attached end of a shared channel stays in its process.
-#[test]
-fn responder_that_takes_over_answers_what_the_one_before_it_left_open() {
-    let name = "responder_that_takes_over_answers_what_the_one_before_it_left_open";
-    if in_child() {
-        let mut stream = UnixStream::from(fd::take_stdin().unwrap());
-        let (mut responder, open) = take_over(&mut stream);
-        // Some of those taken over, then some new ones; three of ten stay open.
-        for (index, cookie) in open.iter().enumerate() {
-            if index > 0 {
-                responder.respond(PageResponse { cookie: *cookie, code: SUCCESS }).unwrap();
-            }
-        }
-        let mut pages = [PgFault::default(); 64];
-        for number in 0..10 {
-            let group = responder.recv_group(&mut pages).unwrap();
-            assert_whole(&group, &pages);
-            match number {
-                0..7 => group.respond(ResponseCode::Success).unwrap(),
-                _ => drop(group.into_cookie()),
-            }
-        }
-        let open = responder.open_cookies();
-        stream.write_all(&open.iter().flat_map(|cookie| cookie.to_ne_bytes()).collect::<Vec<_>>()).unwrap();
-        drop(stream);
-        // It ends by any means; killed is the hardest.
-        raise(Signal::SIGKILL).unwrap();
-    }
-    let (reporter, end) = fault::socket(&options(SOCKET)).unwrap();
-    // Whoever replaces responders keeps the end open meanwhile.
-    let end = OwnedFd::from(end);
-    let (mut open, mut published, mut answered) = (Vec::new(), Vec::new(), Vec::new());
-    for generation in 0..4 {
-        // Unread while there is no responder at all.
-        published.extend((0..10).map(|number| try_publish(&reporter, 10 * generation + number).unwrap()));
-        let (mut near, mut child) = hand_over(name, &end, &open);
-        let mut bytes = Vec::new();
-        near.read_to_end(&mut bytes).unwrap();
-        child.wait().unwrap();
-        open = bytes.chunks(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap())).collect();
-        assert_eq!(open.len(), if generation == 0 { 3 } else { 4 });
-        answered.extend(ended(&reporter));
-        assert_eq!(reporter.counters().unanswered as usize, open.len());
-        assert!(open.iter().all(|cookie| published.contains(cookie)));
-    }
-    // One more, in this process, that answers the rest and nothing else.
-    let mut responder = FaultResponder::resume_socket(end, FORMAT, DEPTH, &open).unwrap();
-    assert!(is_empty(&mut responder));
-    let stale = responder.respond(PageResponse { cookie: answered[0].0, code: SUCCESS });
-    assert!(matches!(stale, Err(RespondError::StaleCookie)));
-    for cookie in open {
-        responder.respond(PageResponse { cookie, code: SUCCESS }).unwrap();
-    }
-    answered.extend(ended(&reporter));
-    published.sort_unstable();
-    answered.sort_unstable_by_key(|ended| ended.0);
-    let expected: Vec<_> =
-        published.iter().map(|cookie| (*cookie, ResponseCode::Success, Cause::Answered)).collect();
-    assert_eq!(answered, expected, "each once, and none by hanging up");
-    assert_eq!((reporter.counters().hung_up, reporter.counters().late_answers), (0, 0));
-}
-
 /// A responder is killed with four groups open, and this process keeps its descriptor: no hang-up tells of it.
 fn killed_with_its_descriptor_kept(
     make: fn(&Options) -> Result<(FaultReporter, UnattachedEnd), Error>,
@@ -443,33 +360,11 @@ fn fill(reporter: &FaultReporter) -> Vec<u32> {
     cookies
 }
 
-#[test]
-fn killed_responder_whose_socket_is_kept_leaves_room_that_a_successor_gives_back() {
-    let attach = |end| FaultResponder::from_socket(end, FORMAT_V1, 8).unwrap();
-    let (reporter, kept, dead) = killed_with_its_descriptor_kept(fault::socket, attach);
-    let filled = fill(&reporter);
-    let mut successor = FaultResponder::resume_socket(kept, FORMAT_V1, 8, &dead).unwrap();
-    for cookie in &filled {
-        let (group, _) = receive(&mut successor);
-        assert_eq!(group.cookie(), *cookie);
-        group.respond(ResponseCode::Success).unwrap();
-    }
-    assert!(ended(&reporter).iter().all(|(.., cause)| *cause == Cause::Answered));
-    assert_eq!((reporter.counters().answered, reporter.counters().late_answers_pending), (4, 4));
-    for (late, cookie) in (1..).zip(&dead) {
-        successor.respond(PageResponse { cookie: *cookie, code: SUCCESS }).unwrap();
-        assert_eq!(ended(&reporter), []);
-        let counters = reporter.counters();
-        assert_eq!((counters.late_answers, counters.late_answers_pending), (late, 4 - late as u32));
-    }
-    assert_eq!(reporter.counters().in_flight, 0);
-}
-
-#[test]
-fn killed_responder_whose_shared_end_is_kept_leaves_room_that_does_not_come_back() {
-    let attach = |end| FaultResponder::from_shared(end).unwrap();
-    let (reporter, kept, _) = killed_with_its_descriptor_kept(fault::shared, attach);
-    assert!(FaultResponder::from_shared(kept.try_clone().unwrap()).is_err(), "it was attached before");
+fn room_does_not_come_back(
+    make: fn(&Options) -> Result<(FaultReporter, UnattachedEnd), Error>,
+    attach: impl Fn(OwnedFd) -> FaultResponder,
+) {
+    let (reporter, kept, _) = killed_with_its_descriptor_kept(make, attach);
     let filled = fill(&reporter);
     expire(&reporter, &filled);
     let counters = reporter.counters();
@@ -479,4 +374,14 @@ fn killed_responder_whose_shared_end_is_kept_leaves_room_that_does_not_come_back
     assert!(until(|| reporter.is_closed()));
     assert_eq!(ended(&reporter), []);
     assert_eq!((reporter.counters().in_flight, reporter.counters().late_answers_pending), (0, 0));
+}
+
+#[test]
+fn killed_responder_whose_socket_is_kept_leaves_room_that_does_not_come_back() {
+    room_does_not_come_back(fault::socket, |end| FaultResponder::from_socket(end, FORMAT_V1, 8).unwrap());
+}
+
+#[test]
+fn killed_responder_whose_shared_end_is_kept_leaves_room_that_does_not_come_back() {
+    room_does_not_come_back(fault::shared, |end| FaultResponder::from_shared(end).unwrap());
 }

@@ -185,16 +185,19 @@ fn reporter_with_clones_or_groups_is_no_queue(make: MakeFault) {
     let (router, _told) = router();
     let (reporter, _responder) = make(&Options::new());
     let clone = reporter.clone();
-    assert!(matches!(router.queue(reporter), Err(Error::Unsupported { .. })));
+    assert!(matches!(router.queue(reporter).map_err(Error::from), Err(Error::Unsupported { .. })));
     clone.report(half(1, None)).unwrap();
-    assert!(matches!(router.queue(clone), Err(Error::Unsupported { .. })));
+    assert!(matches!(router.queue(clone).map_err(Error::from), Err(Error::Unsupported { .. })));
     let (reporter, _responder) = make(&Options::new().half_made_age(HOUR));
     reporter.report(half(1, None)).unwrap();
     assert_eq!(reporter.process(Instant::now() + 2 * HOUR), 1);
-    assert!(matches!(router.queue(reporter), Err(Error::Unsupported { .. })));
+    assert!(matches!(router.queue(reporter).map_err(Error::from), Err(Error::Unsupported { .. })));
     let (reporter, _responder) = make(&Options::new());
     reporter.report(last_page(1, None)).unwrap();
-    assert!(matches!(router.queue(reporter), Err(Error::Unsupported { .. })), "nobody would complete it");
+    assert!(
+        matches!(router.queue(reporter).map_err(Error::from), Err(Error::Unsupported { .. })),
+        "nobody would complete it"
+    );
 }
 
 fn answers_that_came_before_the_detach_count(make: MakeFault) {

@@ -4,7 +4,9 @@
 mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
 use std::time::Duration;
 
 use common::router::*;
@@ -96,8 +98,7 @@ fn source_is_busy_while_it_is_switched_and_its_faults_go_on() {
         busy();
         assert_eq!(router.report(last_page(1, Some(5))).unwrap(), Routed::Delivered);
         assert_eq!((first.counters().answered, second.counters().answered), (1, 0));
-        assert_eq!(router.detach_device(1), Err(Busy), "of one; the other is gone");
-        assert_eq!(router.detach(neighbour), Err(NotAttached));
+        assert_eq!(router.detach_device(1), Err(Busy));
         Ok::<_, ()>(())
     });
     assert_eq!(replaced, Ok(()));
@@ -235,6 +236,78 @@ fn device_that_is_detached_is_forgotten_with_all_it_has() {
         assert_eq!(router.report(last_page(2, pasid)).unwrap(), Routed::Delivered);
     }
     assert_eq!(ends(&told).len(), 8);
+}
+
+#[test]
+fn device_with_a_busy_source_is_not_detached_at_all() {
+    let (router, told) = router();
+    let (kept, other) = (Kept::default(), success(&router));
+    let handle = kept.handle(&router, &Options::new());
+    let sources = [FaultSource::rid(1), SOURCE, FaultSource::pasid(1, 6)];
+    sources.iter().for_each(|source| router.attach(*source, &handle).unwrap());
+    let pasids = [None, Some(5), Some(6)];
+    let half_made = FaultRequest { last: false, prg_index: 9, ..last_page(1, None) };
+    assert_eq!(router.report(half_made).unwrap(), Routed::HalfMade);
+    let stop = FaultRequest { perm: PgFaultPerm::empty(), ..last_page(1, Some(5)) };
+    assert_eq!(router.report(stop).unwrap(), Routed::StopMarker);
+
+    // One of its sources is switched meanwhile: each in turn is replaced, then one is attached anew.
+    let is_as_it_was = || {
+        assert_eq!(router.detach_device(1), Err(Busy));
+        assert!(ends(&told).is_empty(), "no group is completed");
+        for pasid in pasids {
+            assert_eq!(router.report(last_page(1, pasid)).unwrap(), Routed::Delivered);
+        }
+        assert_eq!((router.counters().half_made, router.counters().discarded), (1, 0));
+        Err("after all not")
+    };
+    for source in sources {
+        let switched = router.replace_with(source, &other, is_as_it_was);
+        assert_eq!(switched, Err(SwitchError::Switch("after all not")));
+    }
+    let switched = router.attach_with(FaultSource::pasid(1, 7), &other, is_as_it_was);
+    assert_eq!(switched, Err(SwitchError::Switch("after all not")));
+    // Another device's is none of it.
+    assert_eq!(router.attach_with(FaultSource::rid(2), &other, || router.detach_device(1).map(drop)), Ok(()));
+    assert_eq!(ends(&told).len(), 12);
+    assert_eq!(router.counters().half_made, 0);
+    assert_eq!(router.wait_stop_marker(1, 5, Duration::ZERO).unwrap_err().errno(), libc::ETIMEDOUT);
+    pasids.iter().for_each(|pasid| {
+        assert_eq!(router.report(last_page(1, *pasid)).unwrap(), Routed::NoHandle);
+    });
+}
+
+#[test]
+fn every_attach_is_counted_by_one_detach_of_its_device() {
+    const ROUNDS: u32 = 2000;
+    let (router, _told) = router();
+    let handle = success(&router);
+    let is_over = AtomicBool::new(false);
+    let (mut attached, mut detached) = (0, 0);
+    thread::scope(|scope| {
+        let attaching = scope.spawn(|| {
+            let mut attached = 0;
+            for round in 0..ROUNDS {
+                for source in [FaultSource::rid(1), FaultSource::pasid(1, round % 3)] {
+                    // Some are slow, and keep their source busy.
+                    let set = || {
+                        (0..round % 50).for_each(|_| thread::yield_now());
+                        Ok::<_, ()>(())
+                    };
+                    attached += usize::from(router.attach_with(source, &handle, set).is_ok());
+                    let _ = router.replace_with(source, &handle, set);
+                }
+            }
+            is_over.store(true, Ordering::Relaxed);
+            attached
+        });
+        while !is_over.load(Ordering::Relaxed) {
+            detached += router.detach_device(1).unwrap_or(0);
+        }
+        attached = attaching.join().unwrap();
+    });
+    detached += router.detach_device(1).unwrap();
+    assert_eq!(detached, attached);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use common::far::readable;
 use common::far_fault::MakeAnyFault;
 use common::fault::*;
 use common::until;
-use recordfd::fault::{Cause, FaultResponder, Options, ResponseCode};
+use recordfd::fault::{Cause, Options, ResponseCode};
 use recordfd::uapi::{Event, EventFlags, EventHeader, Format, PgFault, PgFaultFlags, Record, RecordError};
 use recordfd::{TryRecvError, Violation};
 
@@ -372,23 +372,6 @@ fn first_number_of_a_channel_is_zero() {
     let page = |sequence, cookie| wire(sequence, cookie, EventFlags::empty());
     assert_eq!(received(&[page(1, 5), page(2, 6)]), (0, Some(Violation::SequenceGap)));
     assert_eq!(received(&[page(0x7fff_ffff, 5), page(0, 6)]), (0, Some(Violation::SequenceGap)));
-}
-
-#[test]
-fn numbers_go_round_behind_the_largest() {
-    // One who goes on where another has stopped takes the first number as it comes.
-    let (near, mut far) = UnixStream::pair().unwrap();
-    let format = Format::IOMMU_PGFAULT_V2;
-    let mut responder = FaultResponder::resume_socket(near.into(), format, 8, &[3]).unwrap();
-    let page = |sequence, cookie| wire(sequence, cookie, EventFlags::empty());
-    let notice = wire(0x7fff_ffff, 3, EventFlags::CANCELLED);
-    far.write_all(&[page(0x7fff_fffe, 5), notice, page(0, 6), page(1, 7)].concat()).unwrap();
-    let groups = [0; 3].map(|_| receive(&mut responder).0);
-    assert_eq!(groups.each_ref().map(|group| group.cookie()), [5, 6, 7]);
-    assert_eq!((told(&mut responder), responder.open_cookies().len()), (vec![3], 4));
-    far.write_all(&page(3, 8)).unwrap();
-    let broken = responder.try_recv_group(&mut [PgFault::default()]);
-    assert!(matches!(broken, Err(TryRecvError::PeerViolation(Violation::SequenceGap))), "{broken:?}");
 }
 
 #[test]

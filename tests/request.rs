@@ -425,7 +425,7 @@ fn refuses_wrong_formats<R: Sample>(wrong: recordfd::uapi::Format) {
         Responder::<R>::from_socket(other, wrong, 64).map(drop).unwrap_err(),
     ];
     for error in errors {
-        assert!(matches!(error, Error::Format { found, .. } if found == wrong), "{error:?}");
+        assert!(matches!(error.error(), Error::Format { found, .. } if *found == wrong), "{error:?}");
     }
 }
 
@@ -438,10 +438,10 @@ fn channel_of_another_record_is_refused() {
     refuses_wrong_formats::<PciErrorV2>(Format::PCI_ERROR_V1);
     let (_reporter, end) = recordfd::request::shared::<PciError>(&Options::new()).unwrap();
     let error = Responder::<DeviceRequest>::from_shared(end.into()).unwrap_err();
-    assert!(matches!(error, Error::Format { .. }), "{error:?}");
+    assert!(matches!(error.error(), Error::Format { .. }), "{error:?}");
     let (_responder, end) = recordfd::request::shared_responder::<DeviceRequest>(&Options::new()).unwrap();
     let error = Reporter::<PciError>::from_shared(end.into(), &Options::new()).unwrap_err();
-    assert!(matches!(error, Error::Format { .. }), "{error:?}");
+    assert!(matches!(error.error(), Error::Format { .. }), "{error:?}");
 }
 
 #[test]

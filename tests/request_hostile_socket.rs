@@ -12,7 +12,7 @@ use common::request::*;
 use common::{SOON, in_own_process, open_descriptors, readable, soon, until};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt::SndBuf};
-use recordfd::request::{Ack, Cause, Next, Notice, Options, Reporter, RespondError, Responder};
+use recordfd::request::{Ack, Cause, Next, Notice, Options, Reporter, Responder};
 use recordfd::uapi::{DeviceAck, DeviceRequest, Event, EventFlags, Format, PciError, Record, RecordError};
 use recordfd::{TryRecvError, Violation};
 
@@ -212,33 +212,6 @@ fn flood_of_repeats_keeps_no_call_from_returning() {
     drop(responder);
     peer.shutdown(std::net::Shutdown::Both).unwrap();
     flood.join().unwrap();
-}
-
-#[test]
-fn responder_that_takes_over_goes_on_with_what_was_left_open() {
-    let (mut first, mut peer) = responder_and_writer::<DeviceRequest>(4);
-    let of = |cookie| DeviceRequest::of(cookie).under(cookie);
-    peer.write_all(&stream(0, &[of(1), of(2)])).unwrap();
-    let cookies = [(); 2].map(|()| receive(&mut first).into_cookie());
-    let socket = std::os::fd::AsFd::as_fd(&first).try_clone_to_owned().unwrap();
-    drop(first);
-    let mut second =
-        Responder::<DeviceRequest>::resume_socket(socket, Format::DEVICE_REQUEST_V1, 4, &cookies).unwrap();
-    peer.write_all(&stream(2, &[of(2).asked(3), of(9).asked(1), of(3)])).unwrap();
-    assert_eq!(receive(&mut second).into_cookie(), 3);
-    assert_eq!(second.next_notice(), Some(Notice::Repeated { cookie: 2, count: 3 }));
-    for cookie in [2, 1, 3] {
-        second.respond(DeviceRequest::code(cookie, 0)).unwrap();
-    }
-    assert!(matches!(second.respond(DeviceRequest::code(9, 0)), Err(RespondError::StaleCookie)));
-    let answers: Vec<_> =
-        [2, 1, 3].iter().flat_map(|cookie| wire_answer::<DeviceRequest>(*cookie, 0)).collect();
-    assert_eq!(common::fault::available(&mut peer), answers);
-    peer.write_all(&stream(5, &[of(3), of(3)])).unwrap();
-    drop(receive(&mut second));
-    peer.write_all(&wire(9, NONE, of(4))).unwrap();
-    assert_eq!(receive(&mut second).into_cookie(), 3, "it was answered in between");
-    assert!(matches!(second.try_recv(), Err(TryRecvError::PeerViolation(Violation::SequenceGap))));
 }
 
 fn bad_answers_complete_negatively<R: Sample>() {

@@ -19,7 +19,7 @@ use nix::sys::signal::{Signal, raise};
 use recordfd::event::{self, Received, SoleSender};
 use recordfd::fault::{self, FaultReporter, FaultResponder};
 use recordfd::uapi::{AcpiNotify, AcpiOst, Format, Smmuv3Event};
-use recordfd::{Error, Options, TryRecvError, TrySendError, UnattachedEnd, fd};
+use recordfd::{Error, Options, Rejected, TryRecvError, TrySendError, UnattachedEnd, fd};
 
 fn options() -> Options {
     Options::new().depth(16)
@@ -112,8 +112,8 @@ fn senders_end_passed_on_through_processes_is_a_channel() {
     finish(child);
 }
 
-fn assert_already_attached<T>(outcome: Result<T, Error>) {
-    match outcome {
+fn assert_already_attached<T>(outcome: Result<T, Rejected<OwnedFd>>) {
+    match outcome.map_err(Error::from) {
         Err(error @ Error::AlreadyAttached) => assert_eq!(error.errno(), 16),
         Err(error) => panic!("{error:?}"),
         Ok(_) => panic!("attached twice"),
@@ -197,7 +197,7 @@ fn end_of_the_other_side_is_refused_and_is_still_there() {
     let (tx, end) = event::shared::<AcpiNotify>(&options()).unwrap();
     let end = OwnedFd::from(end);
     let copy = end.try_clone().unwrap();
-    let error = SoleSender::<AcpiNotify>::from_shared(end).unwrap_err();
+    let error = Error::from(SoleSender::<AcpiNotify>::from_shared(end).unwrap_err());
     assert!(matches!(error, Error::WrongEnd), "{error:?}");
     assert_eq!(error.errno(), 22);
     // Who keeps a copy can attach it as what it is.
@@ -207,11 +207,11 @@ fn end_of_the_other_side_is_refused_and_is_still_there() {
     assert!(until(|| tx.is_closed()));
 
     let (rx, end) = event::shared_receiver::<AcpiNotify>(&options()).unwrap();
-    assert!(matches!(Rx::from_shared(end.into()), Err(Error::WrongEnd)));
+    assert!(matches!(Error::from(Rx::from_shared(end.into()).unwrap_err()), Error::WrongEnd));
     assert!(wait_readable(&rx), "the maker learns it");
 
     let (reporter, end) = fault::shared(&fault::Options::new()).unwrap();
-    let error = FaultReporter::from_shared(end.into(), &fault::Options::new()).unwrap_err();
+    let error = Error::from(FaultReporter::from_shared(end.into(), &fault::Options::new()).unwrap_err());
     assert!(matches!(error, Error::WrongEnd), "{error:?}");
     assert!(until(|| reporter.is_closed()));
 }
@@ -221,7 +221,7 @@ fn end_of_another_format_is_refused_and_is_still_there() {
     let (mut tx, end) = event::shared::<AcpiNotify>(&options()).unwrap();
     let end = OwnedFd::from(end);
     let copy = end.try_clone().unwrap();
-    match event::Receiver::<Smmuv3Event>::from_shared(end) {
+    match event::Receiver::<Smmuv3Event>::from_shared(end).map_err(Error::from) {
         Err(error @ Error::Format { expected, found }) => {
             assert_eq!((expected, found), (Format::VIOMMU_ARM_SMMUV3_V1, Format::ACPI_NOTIFY_V1));
             assert_eq!(error.errno(), 22);
@@ -233,12 +233,12 @@ fn end_of_another_format_is_refused_and_is_still_there() {
     assert_eq!(summary(rx.try_recv().unwrap()), (0, Some(5)));
 
     let (mut rx, end) = event::shared_receiver::<AcpiNotify>(&options()).unwrap();
-    let outcome = FaultReporter::from_shared(end.into(), &fault::Options::new());
+    let outcome = FaultReporter::from_shared(end.into(), &fault::Options::new()).map_err(Error::from);
     assert!(matches!(outcome, Err(Error::Format { found: Format::ACPI_NOTIFY_V1, .. })), "{outcome:?}");
     assert!(matches!(rx.recv_timeout(SOON), Err(TryRecvError::Closed)));
 
     let (_responder, end) = fault::shared_responder(&fault::Options::new()).unwrap();
-    let outcome = SoleSender::<AcpiNotify>::from_shared(end.into());
+    let outcome = SoleSender::<AcpiNotify>::from_shared(end.into()).map_err(Error::from);
     assert!(matches!(outcome, Err(Error::Format { found: Format::IOMMU_PGFAULT_V1, .. })), "{outcome:?}");
 }
 
@@ -285,7 +285,7 @@ fn what_is_no_end_of_a_shared_channel_is_refused_and_leaves_no_descriptor() {
     let name = "what_is_no_end_of_a_shared_channel_is_refused_and_leaves_no_descriptor";
     in_own_process(name, || {
         let before = open_descriptors();
-        let attach = |descriptor: OwnedFd| Rx::from_shared(descriptor).unwrap_err();
+        let attach = |descriptor: OwnedFd| Error::from(Rx::from_shared(descriptor).unwrap_err());
         let error = attach(File::open("/dev/null").unwrap().into());
         assert!(matches!(error, Error::NotAUnixStream(_)), "{error:?}");
         assert_eq!(error.errno(), 88);
@@ -334,7 +334,7 @@ fn too_many_ends_under_way_are_told() {
                     senders.push(tx);
                     match end.send_over(&near) {
                         Ok(()) => ends += 1,
-                        Err(error) => break error,
+                        Err(rejected) => break rejected.into(),
                     }
                 }
                 Err(error) => break error,

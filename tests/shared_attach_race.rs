@@ -26,7 +26,7 @@ fn one_of_several_processes_attaches_an_end_and_has_what_was_sent_before() {
                 Fork::Parent(child) => Pid::from_raw(child),
                 Fork::Child => {
                     started.read_exact(&mut [0]).unwrap();
-                    let outcome = Rx::from_shared(end.try_clone().unwrap());
+                    let outcome = Rx::from_shared(end.try_clone().unwrap()).map_err(Error::from);
                     if matches!(outcome, Err(Error::AlreadyAttached)) {
                         std::process::exit(TOO_LATE);
                     }

@@ -42,19 +42,19 @@ const SEALED: &str = "the memory is not sealed";
 
 /// What attaching as each of the four ends says.
 fn attach_receiver(socket: OwnedFd) -> Result<Receiver<AcpiNotify>, Error> {
-    Receiver::from_shared(socket)
+    Ok(Receiver::from_shared(socket)?)
 }
 
 fn attach_sender(socket: OwnedFd) -> Result<SoleSender<AcpiNotify>, Error> {
-    SoleSender::from_shared(socket)
+    Ok(SoleSender::from_shared(socket)?)
 }
 
 fn attach_reporter(socket: OwnedFd) -> Result<FaultReporter, Error> {
-    FaultReporter::from_shared(socket, &fault::Options::new())
+    Ok(FaultReporter::from_shared(socket, &fault::Options::new())?)
 }
 
 fn attach_responder(socket: OwnedFd) -> Result<FaultResponder, Error> {
-    FaultResponder::from_shared(socket)
+    Ok(FaultResponder::from_shared(socket)?)
 }
 
 /// An offer to a receiver that can be.

@@ -15,7 +15,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, setsoc
 use recordfd::event::{self, Receiver, Sender, SoleSender};
 use recordfd::fault::{self, FaultReporter, FaultResponder};
 use recordfd::request::{self, Reporter, Responder};
-use recordfd::uapi::{AcpiNotify, Format, PciError, Smmuv3Event};
+use recordfd::uapi::{AcpiNotify, Format, PciError};
 use recordfd::{Error, Options, Overflow, TryRecvError, TrySendError, fd};
 
 const EINVAL: i32 = 22;
@@ -43,16 +43,16 @@ fn attach(descriptor: impl Into<OwnedFd>) -> [Error; 10] {
     let (notify, fault, pci) = (Format::ACPI_NOTIFY_V1, Format::IOMMU_PGFAULT_V1, Format::PCI_ERROR_V1);
     let (faults, requests) = (fault::Options::new(), request::Options::new());
     [
-        Receiver::<AcpiNotify>::from_socket(copy(), notify).unwrap_err(),
-        Sender::<AcpiNotify>::from_socket(copy(), notify, 64).unwrap_err(),
-        Receiver::<AcpiNotify>::from_shared(copy()).unwrap_err(),
-        SoleSender::<AcpiNotify>::from_shared(copy()).unwrap_err(),
-        FaultReporter::from_socket(copy(), fault, &faults).unwrap_err(),
-        FaultResponder::from_socket(copy(), fault, 64).unwrap_err(),
-        FaultReporter::from_shared(copy(), &faults).unwrap_err(),
-        FaultResponder::from_shared(copy()).unwrap_err(),
-        Reporter::<PciError>::from_socket(copy(), pci, &requests).unwrap_err(),
-        Responder::<PciError>::from_socket(copy(), pci, 64).unwrap_err(),
+        Receiver::<AcpiNotify>::from_socket(copy(), notify).unwrap_err().into(),
+        Sender::<AcpiNotify>::from_socket(copy(), notify, 64).unwrap_err().into(),
+        Receiver::<AcpiNotify>::from_shared(copy()).unwrap_err().into(),
+        SoleSender::<AcpiNotify>::from_shared(copy()).unwrap_err().into(),
+        FaultReporter::from_socket(copy(), fault, &faults).unwrap_err().into(),
+        FaultResponder::from_socket(copy(), fault, 64).unwrap_err().into(),
+        FaultReporter::from_shared(copy(), &faults).unwrap_err().into(),
+        FaultResponder::from_shared(copy()).unwrap_err().into(),
+        Reporter::<PciError>::from_socket(copy(), pci, &requests).unwrap_err().into(),
+        Responder::<PciError>::from_socket(copy(), pci, 64).unwrap_err().into(),
     ]
 }
 
@@ -151,15 +151,15 @@ fn end_of_a_shared_channel_is_refused_as_a_socket_and_can_still_be_attached() {
     let fault_end = OwnedFd::from(fault_end);
     let copy = |end: &OwnedFd| end.try_clone().unwrap();
     let (format, faults) = (Format::ACPI_NOTIFY_V1, Format::IOMMU_PGFAULT_V2);
-    let errors = [
-        Rx::from_socket(copy(&end), format).unwrap_err(),
-        Rx::join_socket(copy(&end), format).unwrap_err(),
-        Tx::from_socket(other_end.into(), format, 64).unwrap_err(),
-        FaultReporter::from_socket(copy(&fault_end), faults, &fault::Options::new()).unwrap_err(),
-        FaultResponder::from_socket(copy(&fault_end), faults, 64).unwrap_err(),
+    let errors: [Error; 6] = [
+        Rx::from_socket(copy(&end), format).unwrap_err().into(),
+        Tx::from_socket(other_end.into(), format, 64).unwrap_err().into(),
+        FaultReporter::from_socket(copy(&fault_end), faults, &fault::Options::new()).unwrap_err().into(),
+        FaultResponder::from_socket(copy(&fault_end), faults, 64).unwrap_err().into(),
         Reporter::<PciError>::from_socket(copy(&end), Format::PCI_ERROR_V1, &request::Options::new())
-            .unwrap_err(),
-        Responder::<PciError>::from_socket(copy(&end), Format::PCI_ERROR_V1, 64).unwrap_err(),
+            .unwrap_err()
+            .into(),
+        Responder::<PciError>::from_socket(copy(&end), Format::PCI_ERROR_V1, 64).unwrap_err().into(),
     ];
     for error in errors {
         assert!(matches!(error, Error::SharedEnd), "{error:?}");
@@ -198,9 +198,9 @@ fn format_other_than_that_of_the_type_is_refused() {
     ];
     for (format, text) in cases {
         let (near, far) = UnixStream::pair().unwrap();
-        let errors = [
-            Receiver::<AcpiNotify>::from_socket(near.into(), format).unwrap_err(),
-            Sender::<AcpiNotify>::from_socket(far.into(), format, 64).unwrap_err(),
+        let errors: [Error; 2] = [
+            Receiver::<AcpiNotify>::from_socket(near.into(), format).unwrap_err().into(),
+            Sender::<AcpiNotify>::from_socket(far.into(), format, 64).unwrap_err().into(),
         ];
         for error in errors {
             assert!(
@@ -209,9 +209,6 @@ fn format_other_than_that_of_the_type_is_refused() {
             assert_says(&error, EINVAL, text);
         }
     }
-    let (near, _far) = UnixStream::pair().unwrap();
-    let error = Receiver::<Smmuv3Event>::join_socket(near.into(), Format::ACPI_NOTIFY_V1).unwrap_err();
-    assert_says(&error, EINVAL, "the channel carries ACPI_NOTIFY v1, not VIOMMU_ARM_SMMUV3 v1");
 }
 
 #[test]
@@ -306,7 +303,7 @@ fn standard_input_is_taken_once_and_closed_with_the_end() {
         nix::unistd::dup2_stdin(far).unwrap();
         let taken = fd::take_stdin().unwrap();
         let again = Rx::from_socket(fd::take_stdin().unwrap(), Format::ACPI_NOTIFY_V1);
-        assert!(matches!(again, Err(Error::NotAUnixStream(_))));
+        assert!(matches!(again.unwrap_err().error(), Error::NotAUnixStream(_)));
         drop(taken);
         assert_eq!(std::io::Read::read(&mut &near, &mut [0; 8]).unwrap(), 0, "hung up");
     });

@@ -16,7 +16,7 @@ use recordfd::uapi::{
     AcpiNotify, AcpiOst, DeviceRequest, EventRecord, Format as ChannelFormat, MixedEvent, PciChannelState,
     PciError, PciErrorFlags, PciErrorStep, PciErrorV2, PgFault, Sequenced, Smmuv3Event, Tegra241CmdqvEvent,
 };
-use recordfd::{Error as SetUpError, RespondError, TryRecvError, TrySendError};
+use recordfd::{Rejected, RespondError, TryRecvError, TrySendError};
 use serde_json::{Map, Value, json};
 
 use crate::args::{Respond, Watch};
@@ -133,7 +133,7 @@ fn failed(error: &dyn std::error::Error) -> Stop {
     Stop::Failed(with_source(error))
 }
 
-fn attached<T>(end: Result<T, SetUpError>) -> Result<T, Stop> {
+fn attached<T>(end: Result<T, Rejected<OwnedFd>>) -> Result<T, Stop> {
     end.map_err(|error| failed(&error))
 }
 

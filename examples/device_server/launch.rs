@@ -66,8 +66,8 @@ impl Server {
     }
 
     fn give(&self, end: UnattachedEnd) -> Result<()> {
-        match end.send_over(&self.control) {
-            // Gone already: the end was closed with it, as its channel will tell.
+        match end.send_over(&self.control).map_err(Error::from) {
+            // Gone already: the end is closed here, as its channel will tell.
             Ok(()) | Err(Error::Closed) => Ok(()),
             Err(error) => Err(format!("the server cannot be given its ends: {error}").into()),
         }

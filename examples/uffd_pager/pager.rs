@@ -17,7 +17,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use recordfd::fault::{self, FaultReporter, FaultResponder, RespondError};
 use recordfd::fd::{recv_descriptor, send_descriptor, take_stdin};
 use recordfd::uapi::{PageResponse, PageResponseCode, PgFault};
-use recordfd::{TryRecvError, UnattachedEnd};
+use recordfd::{Error, TryRecvError, UnattachedEnd};
 
 use crate::content::{self, PAGE_SIZE};
 use crate::uffd::{BATCH, Slots};
@@ -59,6 +59,7 @@ impl Pager {
             .map_err(|error| format!("the pager cannot be started: {error}"))?;
         let process = Process(child);
         end.send_over(&control)
+            .map_err(Error::from)
             .and_then(|()| send_descriptor(&control, SLOTS, file.as_fd()))
             .map_err(|error| format!("the pager cannot be given its descriptors: {error}"))?;
         Ok(Self { process, reporter, slots, slot_count })

@@ -12,10 +12,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use libfuzzer_sys::fuzz_target;
 use offer_rules::{is_good, rings};
-use recordfd::event::{Receiver, SoleSender};
+use recordfd::event::{Receiver, Sender};
 use recordfd::fd::recv_descriptor;
-use recordfd::uapi::{AcpiNotify, AcpiOst, Event, FixedText, Format, Offer, OfferFlags, Record, Sequence};
-use recordfd::{Error, TryRecvError};
+use recordfd::uapi::{
+    AcpiNotify, AcpiOst, ChannelInfo, Event, FixedText, Format, Offer, OfferFlags, Record, Sequence,
+    Transport,
+};
+use recordfd::{Rejected, TryRecvError, UnattachedEnd};
 use ring_peer::{RingPeer, good_offer, sealed_memory, send_with};
 use zerocopy::IntoBytes;
 
@@ -69,15 +72,17 @@ fn change(offer: &mut Offer, field: u8, how: u8, value: u64) {
 
 enum End {
     Receiver(Receiver<AcpiNotify>),
-    Sender(SoleSender<AcpiNotify>),
+    Sender(Sender<AcpiNotify>),
 }
 
 impl End {
-    fn attach(socket: OwnedFd, produces: bool) -> Result<Self, Error> {
+    fn attach(socket: OwnedFd, produces: bool) -> Result<Self, Rejected<UnattachedEnd>> {
+        let info = ChannelInfo::new(Format::ACPI_NOTIFY_V1, Transport::SHARED, 1);
+        let end = UnattachedEnd::from_parts(socket, info).max_depth(1 << 20);
         if produces {
-            SoleSender::from_shared(socket).map(Self::Sender)
+            Sender::attach(end).map(Self::Sender)
         } else {
-            Receiver::from_shared(socket).map(Self::Receiver)
+            Receiver::attach(end).map(Self::Receiver)
         }
     }
 

@@ -12,6 +12,7 @@ use super::responder::{GroupReader, RemoteResponder};
 use super::wire::RecordRx;
 use super::{MustAnswer, Notice};
 use crate::error::{Error, RespondError, TryRecvError};
+use crate::sys::{Owned, Release};
 use crate::transport::Remote;
 #[cfg(feature = "local")]
 use crate::transport::{NO_FENCES, spin_until};
@@ -20,33 +21,43 @@ use crate::transport::{NO_FENCES, spin_until};
 #[derive(Clone, Debug)]
 pub(crate) enum Answerer<A: MustAnswer> {
     #[cfg(feature = "local")]
-    Local(Arc<LocalResponder<A>>),
-    Remote(Arc<RemoteResponder<A>>),
+    Local(Arc<Owned<LocalResponder<A>>>),
+    Remote(Arc<Owned<RemoteResponder<A>>>),
 }
 
 impl<A: MustAnswer> Answerer<A> {
     pub(crate) fn respond(&self, cookie: u32, verdict: A::Verdict) -> Result<(), RespondError<()>> {
         match self {
             #[cfg(feature = "local")]
-            Self::Local(responder) => responder.apply(&[A::answer(cookie, verdict)]).map(|_| ()),
-            Self::Remote(responder) => responder.respond(cookie, verdict),
+            Self::Local(responder) => responder.get()?.apply(&[A::answer(cookie, verdict)]).map(|_| ()),
+            Self::Remote(responder) => responder.get()?.respond(cookie, verdict),
         }
+    }
+
+    /// The group `cookie`, whose records are at `place`.
+    fn token(&self, cookie: u32, place: Range<usize>) -> Token<A> {
+        let held = Held { answerer: self.clone(), cookie, place };
+        Token(match self {
+            #[cfg(feature = "local")]
+            Self::Local(responder) => responder.own(held),
+            Self::Remote(responder) => responder.own(held),
+        })
     }
 
     /// Answers in order, up to the first that cannot be answered; returns how many.
     pub(crate) fn respond_batch(&self, batch: &[A::Answer]) -> Result<usize, RespondError<()>> {
         match self {
             #[cfg(feature = "local")]
-            Self::Local(responder) => responder.respond_batch(batch),
-            Self::Remote(responder) => responder.respond_batch(batch),
+            Self::Local(responder) => responder.get()?.respond_batch(batch),
+            Self::Remote(responder) => responder.get()?.respond_batch(batch),
         }
     }
 
     pub(crate) fn is_cancelled(&self, cookie: u32) -> bool {
         match self {
             #[cfg(feature = "local")]
-            Self::Local(responder) => responder.is_cancelled(cookie),
-            Self::Remote(responder) => responder.is_cancelled(cookie),
+            Self::Local(responder) => responder.get().is_ok_and(|responder| responder.is_cancelled(cookie)),
+            Self::Remote(responder) => responder.get().is_ok_and(|responder| responder.is_cancelled(cookie)),
         }
     }
 
@@ -54,23 +65,31 @@ impl<A: MustAnswer> Answerer<A> {
     pub(crate) fn next_notice(&self) -> Option<(u32, Notice)> {
         match self {
             #[cfg(feature = "local")]
-            Self::Local(responder) => responder.next_notice(),
-            Self::Remote(responder) => responder.next_notice(),
+            Self::Local(responder) => responder.get().ok()?.next_notice(),
+            Self::Remote(responder) => responder.get().ok()?.next_notice(),
         }
     }
 
     pub(crate) fn open_cookies(&self) -> Vec<u32> {
         match self {
             #[cfg(feature = "local")]
-            Self::Local(responder) => responder.open_cookies(),
-            Self::Remote(responder) => responder.open_cookies(),
+            Self::Local(responder) => {
+                responder.get().map(|responder| responder.open_cookies()).unwrap_or_default()
+            }
+            Self::Remote(responder) => {
+                responder.get().map(|responder| responder.open_cookies()).unwrap_or_default()
+            }
         }
     }
 }
 
 /// A group that must be answered; dropping it gives it its negative answer.
 #[derive(Debug)]
-pub(crate) struct Token<A: MustAnswer> {
+pub(crate) struct Token<A: MustAnswer>(Owned<Held<A>>);
+
+/// What it is in its process.
+#[derive(Debug)]
+struct Held<A: MustAnswer> {
     answerer: Answerer<A>,
     /// 0, which is no cookie, when nothing is to be answered any more.
     cookie: u32,
@@ -79,43 +98,51 @@ pub(crate) struct Token<A: MustAnswer> {
 
 impl<A: MustAnswer> Token<A> {
     pub(crate) fn cookie(&self) -> u32 {
-        self.cookie
+        self.0.peek().cookie
     }
 
     /// Where its records are in the slice that the read was given.
     pub(crate) fn place(&self) -> Range<usize> {
-        self.place.clone()
+        self.0.peek().place.clone()
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.answerer.is_cancelled(self.cookie)
+        self.0.get().is_ok_and(|held| held.answerer.is_cancelled(held.cookie))
     }
 
     /// Answers; gives the group back when there is no room for the answer.
     pub(crate) fn respond(mut self, verdict: A::Verdict) -> Result<(), RespondError<Self>> {
-        match self.answerer.respond(self.cookie, verdict) {
-            Err(error @ (RespondError::WouldBlock(()) | RespondError::Io(..))) => Err(error.map(|()| self)),
-            outcome => {
-                self.cookie = 0;
-                // None of the errors that are left gives it back.
-                outcome.map_err(|error| error.map(|()| self))
-            }
+        let Ok(held) = self.0.get_mut() else { return Err(RespondError::NotThisProcess(self)) };
+        let outcome = held.answerer.respond(held.cookie, verdict);
+        if !matches!(outcome, Err(RespondError::WouldBlock(()) | RespondError::Io(..))) {
+            held.cookie = 0;
         }
+        // What is answered, or not to be any more, is not given back.
+        outcome.map_err(|error| error.map(|()| self))
     }
 
     /// The cookie alone, for an answer by cookie.
     pub(crate) fn into_cookie(mut self) -> u32 {
-        std::mem::take(&mut self.cookie)
+        // In a child of fork it is known, and dropping it does nothing.
+        let cookie = self.cookie();
+        if let Ok(held) = self.0.get_mut() {
+            held.cookie = 0;
+        }
+        cookie
     }
 }
 
-impl<A: MustAnswer> Drop for Token<A> {
-    fn drop(&mut self) {
+impl<A: MustAnswer> Release for Held<A> {
+    fn release(&mut self) {
         match (&self.answerer, self.cookie) {
             (_, 0) => {}
             #[cfg(feature = "local")]
-            (Answerer::Local(responder), cookie) => responder.give_up(cookie),
-            (Answerer::Remote(responder), cookie) => responder.give_up(cookie),
+            (Answerer::Local(responder), cookie) => {
+                let _ = responder.get().map(|responder| responder.give_up(cookie));
+            }
+            (Answerer::Remote(responder), cookie) => {
+                let _ = responder.get().map(|responder| responder.give_up(cookie));
+            }
         }
     }
 }
@@ -129,12 +156,10 @@ pub(crate) enum Responder<A: MustAnswer> {
 }
 
 impl<A: MustAnswer> Responder<A> {
-    /// The responder to another process, with at most `depth` groups open: the first one, or behind another that
-    /// has left these groups open.
-    pub(crate) fn remote(remote: &Remote, depth: u32, headed: bool, resumed: Option<&[u32]>) -> Self {
-        let rx = RecordRx::new(remote, headed, resumed.is_none());
-        let responder = RemoteResponder::new(remote, depth, resumed.unwrap_or(&[]));
-        Self::Remote(GroupReader::new(rx, Arc::new(responder)))
+    /// The responder to another process, with at most `depth` groups open.
+    pub(crate) fn remote(remote: &Remote, depth: u32, headed: bool) -> Self {
+        let responder = Arc::new(Owned::new(RemoteResponder::new(remote, depth)));
+        Self::Remote(GroupReader::new(RecordRx::new(remote, headed), responder))
     }
 
     pub(crate) fn answerer(&self) -> Answerer<A> {
@@ -153,7 +178,7 @@ impl<A: MustAnswer> Responder<A> {
         mut sink: impl FnMut(Token<A>),
     ) -> Result<(), TryRecvError> {
         let answerer = self.answerer();
-        let sink = |cookie, place| sink(Token { answerer: answerer.clone(), cookie, place });
+        let sink = |cookie, place| sink(answerer.token(cookie, place));
         match self {
             #[cfg(feature = "local")]
             Self::Local(reader) => {
@@ -255,7 +280,7 @@ impl<A: MustAnswer> Responder<A> {
             #[cfg(feature = "local")]
             Self::Local(_) => Err(NO_FENCES),
             Self::Remote(reader) => {
-                reader.responder.leave_fences()?;
+                reader.responder.get()?.leave_fences()?;
                 reader.rx.fence_for_both();
                 Ok(())
             }
@@ -267,7 +292,7 @@ impl<A: MustAnswer> AsFd for Responder<A> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             #[cfg(feature = "local")]
-            Self::Local(reader) => reader.responder.as_fd(),
+            Self::Local(reader) => reader.responder.peek().as_fd(),
             Self::Remote(reader) => reader.rx.as_fd(),
         }
     }

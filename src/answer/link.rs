@@ -122,6 +122,15 @@ impl<A: MustAnswer> Link<A> {
         }
     }
 
+    /// Nothing more is reported.
+    pub(crate) fn release(&mut self) {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(reporter) => reporter.release(),
+            Self::Remote { answers, .. } => answers.release(),
+        }
+    }
+
     /// Leaves fences to the responder, where it makes them for both, and makes its own for both.
     pub(crate) fn use_asymmetric_fence(&mut self) -> Result<(), Error> {
         match self {

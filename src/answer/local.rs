@@ -20,7 +20,8 @@ use crate::bell::Bell;
 use crate::doorbell::{ARMED, Tokens, Waiter, ring};
 use crate::error::{Error, RespondError, TryRecvError, TrySendError};
 use crate::sync::{AtomicBool, AtomicU32, Condvar, Mutex, MutexGuard, Ordering, lock};
-use crate::transport::{Owner, spin};
+use crate::sys::{Owned, Release};
+use crate::transport::spin;
 
 #[cfg(all(test, loom))]
 mod models;
@@ -184,9 +185,8 @@ impl<A: MustAnswer> Exchange<A> {
             slot_bits: slot_bits(depth),
             headed,
         });
-        let reporter =
-            LocalReporter { exchange: exchange.clone(), waiter: Waiter::new(), owner: Owner::this_process() };
-        let responder = Arc::new(LocalResponder { exchange, owner: Owner::this_process() });
+        let reporter = LocalReporter { exchange: exchange.clone(), waiter: Waiter::new() };
+        let responder = Arc::new(Owned::new(LocalResponder { exchange }));
         let most = reporter.most();
         Ok((reporter, LocalReader::new(responder, most)))
     }
@@ -259,7 +259,6 @@ impl<A: MustAnswer> AsFd for Exchange<A> {
 pub(crate) struct LocalReporter<A: MustAnswer> {
     exchange: Arc<Exchange<A>>,
     waiter: Waiter,
-    owner: Owner,
 }
 
 impl<A: MustAnswer> LocalReporter<A> {
@@ -389,22 +388,19 @@ impl<A: MustAnswer> LocalReporter<A> {
         asleep
     }
 
+    /// Nothing more is reported.
+    pub(crate) fn release(&mut self) {
+        let mut state = lock(&self.exchange.state);
+        state.reporter_gone = true;
+        self.exchange.records_bell.set_work(true);
+        drop(state);
+        // Nobody owns this token, so it stays: closed is readable for ever.
+        self.exchange.records_bell.bell.put();
+    }
+
     /// Wants no tokens, for [`Exchange::spin`] looks for answers until the next [`rest`](Self::rest).
     pub(crate) fn stay_awake(&mut self) {
         self.exchange.answers_bell.stay_awake(&mut self.waiter);
-    }
-}
-
-impl<A: MustAnswer> Drop for LocalReporter<A> {
-    fn drop(&mut self) {
-        if self.owner.is_this_process() {
-            let mut state = lock(&self.exchange.state);
-            state.reporter_gone = true;
-            self.exchange.records_bell.set_work(true);
-            drop(state);
-            // Nobody owns this token, so it stays: closed is readable for ever.
-            self.exchange.records_bell.bell.put();
-        }
     }
 }
 
@@ -451,7 +447,6 @@ impl<A: MustAnswer> Drop for Withdrawal<'_, A> {
 #[derive(Debug)]
 pub(crate) struct LocalResponder<A: MustAnswer> {
     exchange: Arc<Exchange<A>>,
-    owner: Owner,
 }
 
 impl<A: MustAnswer> LocalResponder<A> {
@@ -520,9 +515,7 @@ impl<A: MustAnswer> LocalResponder<A> {
 
     /// Gives the group its negative answer.
     pub(crate) fn give_up(&self, cookie: u32) {
-        if self.owner.is_this_process() {
-            let _ = self.apply(&[A::answer(cookie, A::NEGATIVE)]);
-        }
+        let _ = self.apply(&[A::answer(cookie, A::NEGATIVE)]);
     }
 
     pub(crate) fn is_cancelled(&self, cookie: u32) -> bool {
@@ -559,16 +552,14 @@ impl<A: MustAnswer> AsFd for LocalResponder<A> {
     }
 }
 
-impl<A: MustAnswer> Drop for LocalResponder<A> {
-    fn drop(&mut self) {
-        if self.owner.is_this_process() {
-            let mut state = lock(&self.exchange.state);
-            state.responder_gone = true;
-            self.exchange.answers_bell.set_work(true);
-            drop(state);
-            self.exchange.changed.notify_all();
-            // Nobody owns this token, so it stays: closed is readable for ever.
-            self.exchange.answers_bell.bell.put();
-        }
+impl<A: MustAnswer> Release for LocalResponder<A> {
+    fn release(&mut self) {
+        let mut state = lock(&self.exchange.state);
+        state.responder_gone = true;
+        self.exchange.answers_bell.set_work(true);
+        drop(state);
+        self.exchange.changed.notify_all();
+        // Nobody owns this token, so it stays: closed is readable for ever.
+        self.exchange.answers_bell.bell.put();
     }
 }

@@ -67,11 +67,11 @@ impl Plan {
     }
 
     fn responder<A: MustAnswer>(&self, remote: &Remote, depth: u32) -> (Responder<A>, u32) {
-        (Responder::remote(remote, depth, self.headed, None), depth)
+        (Responder::remote(remote, depth, self.headed), depth)
     }
 
     fn end(&self, far: OwnedFd, transport: Transport, depth: u32) -> UnattachedEnd {
-        UnattachedEnd::new(far, ChannelInfo::new(self.format, transport, depth))
+        UnattachedEnd::from_parts(far, ChannelInfo::new(self.format, transport, depth))
     }
 
     /// The reporter's socket, the responder's, and how many groups there is room for.

@@ -26,7 +26,7 @@ use std::io;
 
 use recordfd_uapi::{Payload, Record};
 
-use crate::error::TrySendError;
+use crate::error::{NotThisProcess, TrySendError};
 
 pub(crate) use ledger::{Completion, Ledger, Withdrawn};
 
@@ -118,6 +118,7 @@ pub(crate) enum PublishError {
     DeviceFull,
     /// The responder is gone, or broke the format of answers.
     Closed,
+    NotThisProcess,
     Io(io::Error),
 }
 
@@ -126,7 +127,14 @@ impl From<TrySendError<()>> for PublishError {
         match error {
             TrySendError::Full(()) => Self::Full,
             TrySendError::Closed(()) => Self::Closed,
+            TrySendError::NotThisProcess(()) => Self::NotThisProcess,
             TrySendError::Io((), source) => Self::Io(source),
         }
+    }
+}
+
+impl From<NotThisProcess> for PublishError {
+    fn from(_: NotThisProcess) -> Self {
+        Self::NotThisProcess
     }
 }

@@ -178,6 +178,11 @@ impl<A: MustAnswer> Reporter<A> {
         }
     }
 
+    /// Nothing more is reported.
+    pub(crate) fn release(&mut self) {
+        self.link.release();
+    }
+
     /// See [`Link::use_asymmetric_fence`].
     pub(crate) fn use_asymmetric_fence(&mut self) -> Result<(), Error> {
         self.link.use_asymmetric_fence()

@@ -9,13 +9,13 @@ use super::wire::RecordRx;
 use super::{MustAnswer, Notice};
 use crate::error::{Error, RespondError, TryRecvError, TrySendError, Violation};
 use crate::sync::{Mutex, lock};
-use crate::transport::{Owner, Remote, RemoteTx};
+use crate::sys::{Owned, Release};
+use crate::transport::{Remote, RemoteTx};
 
 /// What has been received and not answered. Groups answer through it from any thread.
 #[derive(Debug)]
 pub(crate) struct RemoteResponder<A: MustAnswer> {
     answers: Mutex<Answers<A>>,
-    owner: Owner,
 }
 
 #[derive(Debug)]
@@ -27,21 +27,15 @@ struct Answers<A: MustAnswer> {
 }
 
 impl<A: MustAnswer> RemoteResponder<A> {
-    /// A responder with at most `depth` groups open, `open` of which another one has received.
-    pub(crate) fn new(remote: &Remote, depth: u32, open: &[u32]) -> Self {
-        let depth = (depth as usize).max(open.len());
-        let mut answers = Answers {
+    /// A responder with at most `depth` groups open.
+    pub(crate) fn new(remote: &Remote, depth: u32) -> Self {
+        let answers = Answers {
             // The kernel alone says when there is no room; there always is with an honest reporter.
             tx: remote.tx(u32::MAX),
-            open: OpenGroups::new(depth),
-            owed: Vec::with_capacity(depth),
+            open: OpenGroups::new(depth as usize),
+            owed: Vec::with_capacity(depth as usize),
         };
-        for cookie in open {
-            if *cookie != 0 && answers.open.check(*cookie).is_ok() {
-                answers.open.insert(*cookie);
-            }
-        }
-        Self { answers: Mutex::new(answers), owner: Owner::this_process() }
+        Self { answers: Mutex::new(answers) }
     }
 
     pub(crate) fn respond(&self, cookie: u32, verdict: A::Verdict) -> Result<(), RespondError<()>> {
@@ -103,9 +97,6 @@ impl<A: MustAnswer> RemoteResponder<A> {
 
     /// Owes the group its negative answer: sends it now or at a later call.
     pub(crate) fn give_up(&self, cookie: u32) {
-        if !self.owner.is_this_process() {
-            return;
-        }
         let mut answers = lock(&self.answers);
         if answers.open.contains(cookie) {
             answers.owed.push(cookie);
@@ -130,6 +121,12 @@ impl<A: MustAnswer> RemoteResponder<A> {
 
     pub(crate) fn open_cookies(&self) -> Vec<u32> {
         lock(&self.answers).open.cookies()
+    }
+}
+
+impl<A: MustAnswer> Release for RemoteResponder<A> {
+    fn release(&mut self) {
+        lock(&self.answers).tx.release();
     }
 }
 
@@ -159,7 +156,7 @@ impl<A: MustAnswer> Answers<A> {
 #[derive(Debug)]
 pub(crate) struct GroupReader<A: MustAnswer> {
     pub(crate) rx: RecordRx<A>,
-    pub(crate) responder: Arc<RemoteResponder<A>>,
+    pub(crate) responder: Arc<Owned<RemoteResponder<A>>>,
     /// The records of a group that came so far.
     part: Vec<A>,
     /// The most records of a group.
@@ -167,7 +164,7 @@ pub(crate) struct GroupReader<A: MustAnswer> {
 }
 
 impl<A: MustAnswer> GroupReader<A> {
-    pub(crate) fn new(rx: RecordRx<A>, responder: Arc<RemoteResponder<A>>) -> Self {
+    pub(crate) fn new(rx: RecordRx<A>, responder: Arc<Owned<RemoteResponder<A>>>) -> Self {
         let most = rx.most_of_group();
         Self { rx, responder, part: Vec::with_capacity(most), most }
     }
@@ -180,13 +177,14 @@ impl<A: MustAnswer> GroupReader<A> {
         most: usize,
         mut sink: impl FnMut(u32, Range<usize>),
     ) -> Result<(), TryRecvError> {
+        let responder = self.responder.get()?;
         let part = &mut self.part;
         // What is read must fit, for it cannot be put back.
         let room = pages.len().saturating_sub(part.len());
         if room == 0 && most > 0 {
             return Err(TryRecvError::BufferTooSmall { needed: part.len() + 1 });
         }
-        let answers = &mut *lock(&self.responder.answers);
+        let answers = &mut *lock(&responder.answers);
         let _ = answers.flush_owed();
         let mut filled = 0;
         let outcome = self.rx.recv(most.min(room), |record, cancelled| {

@@ -85,18 +85,14 @@ impl<A: MustAnswer> RecordTx<A> {
 #[derive(Debug)]
 pub(crate) enum RecordRx<A: MustAnswer> {
     Bare(Rx<A>),
-    /// With the number of the next record; none if that is not known.
-    Headed(Rx<Event<A>>, Option<Sequence>),
+    /// With the number of the next record.
+    Headed(Rx<Event<A>>, Sequence),
 }
 
 impl<A: MustAnswer> RecordRx<A> {
-    /// The consuming end, from the channel's first record on or from some later one.
-    pub(crate) fn new(remote: &Remote, headed: bool, from_start: bool) -> Self {
-        if headed {
-            Self::Headed(remote.rx(), from_start.then_some(Sequence::ZERO))
-        } else {
-            Self::Bare(remote.rx())
-        }
+    /// The consuming end, starting with the channel's first record.
+    pub(crate) fn new(remote: &Remote, headed: bool) -> Self {
+        if headed { Self::Headed(remote.rx(), Sequence::ZERO) } else { Self::Bare(remote.rx()) }
     }
 
     /// The most records of a group: what is sent together.
@@ -119,10 +115,10 @@ impl<A: MustAnswer> RecordRx<A> {
             Self::Headed(rx, next) => rx.recv(most, |event| {
                 // Nothing is ever lost on such a channel.
                 let sequence = event.sequence();
-                if next.is_some_and(|next| next != sequence) {
+                if *next != sequence {
                     return Err(Violation::SequenceGap);
                 }
-                *next = Some(sequence.plus(1));
+                *next = sequence.plus(1);
                 sink(&event.payload, event.header.flags.contains(EventFlags::CANCELLED))
             })?,
         };

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use recordfd_uapi::{KnownEvent, MixedEvent};
 
+use super::receiver::Inbox;
 use super::{Received, Receiver};
 use crate::error::{TryRecvError, Violation};
 
@@ -23,14 +24,7 @@ impl Receiver<MixedEvent> {
     /// As [`try_recv`](Self::try_recv); [`TryRecvError::PeerViolation`] also when a record of a known format breaks
     /// that format, or when what follows it is not zero.
     pub fn try_recv_known(&mut self) -> Result<Received<KnownEvent>, TryRecvError> {
-        for _ in 0..MOST_SKIPPED {
-            let mut known = None;
-            self.receive_known(1, |item| known = Some(item))?;
-            if let Some(item) = known {
-                return Ok(item);
-            }
-        }
-        Ok(Received::Lost { count: 0 })
+        self.0.get_mut()?.try_recv_known()
     }
 
     /// Receives as many items as wait and fit into `items`, without waiting; returns how many.
@@ -43,7 +37,7 @@ impl Receiver<MixedEvent> {
     /// As [`try_recv_known`](Self::try_recv_known), and only when no record was taken out.
     pub fn recv_known_batch(&mut self, items: &mut [Received<KnownEvent>]) -> Result<usize, TryRecvError> {
         let mut count = 0;
-        self.receive_known(items.len(), |item| {
+        self.0.get_mut()?.receive_known(items.len(), |item| {
             items[count] = item;
             count += 1;
         })?;
@@ -57,7 +51,7 @@ impl Receiver<MixedEvent> {
     ///
     /// As [`try_recv_known`](Self::try_recv_known), but never [`TryRecvError::Empty`].
     pub fn recv_known(&mut self) -> Result<Received<KnownEvent>, TryRecvError> {
-        self.recv_until(None, Self::try_recv_known)
+        self.0.get_mut()?.recv_until(None, Inbox::try_recv_known)
     }
 
     /// Receives the next item as [`try_recv_known`](Self::try_recv_known) does; waits for it at most `timeout`, also
@@ -67,7 +61,20 @@ impl Receiver<MixedEvent> {
     ///
     /// As [`try_recv_known`](Self::try_recv_known); [`TryRecvError::Empty`] when nothing came in time.
     pub fn recv_known_timeout(&mut self, timeout: Duration) -> Result<Received<KnownEvent>, TryRecvError> {
-        self.recv_until(Instant::now().checked_add(timeout), Self::try_recv_known)
+        self.0.get_mut()?.recv_until(Instant::now().checked_add(timeout), Inbox::try_recv_known)
+    }
+}
+
+impl Inbox<MixedEvent> {
+    fn try_recv_known(&mut self) -> Result<Received<KnownEvent>, TryRecvError> {
+        for _ in 0..MOST_SKIPPED {
+            let mut known = None;
+            self.receive_known(1, |item| known = Some(item))?;
+            if let Some(item) = known {
+                return Ok(item);
+            }
+        }
+        Ok(Received::Lost { count: 0 })
     }
 
     /// Takes at most `most` items out and hands no more than that to `sink`.

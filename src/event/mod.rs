@@ -148,9 +148,21 @@
 //!
 //! # Fork
 //!
-//! An end crosses fork and exec only as a descriptor that is attached on the other side. In a child
-//! that merely inherited the memory of an attached end, the end must not be used; dropping it there
-//! closes the child's descriptors and does nothing to the channel.
+//! An end belongs to the process that made or attached it. It crosses fork and exec only as an unattached descriptor:
+//! **attach it after the fork.** A program that makes its devices before it forks keeps the
+//! [`UnattachedEnd`] and attaches that in the child. A router is made in the child, too.
+//!
+//! A child that only inherited the memory of an end cannot use it. Every call fails with `NotThisProcess` (`EPERM`)
+//! before it touches anything, also a call that would wait; a record, a reply or a group is given back. A call that
+//! returns no error does nothing: it returns 0, `None` or an empty value, and `is_closed` returns true. Dropping the end
+//! there closes the child's descriptors and does nothing to the channel. `as_fd` still returns the descriptor. The same
+//! goes for routers, and for what must be answered: a group, a request or a piece of work is answered by the process
+//! that received it, and by no other.
+//!
+//! A child is noticed whatever made it, fork(3) or a bare clone(2), on Linux 6.11 and later. On older kernels a child
+//! of a bare clone(2) may use what it inherited until it drops something of it or attaches an end itself. On every
+//! kernel such a child is taken for its parent if both have the same number in different pid namespaces; a child of
+//! fork(3) is not. A child of vfork(2) must exec before it calls anything here.
 //!
 //! A socket hangs up when the last copy of its descriptor is closed. Every end is close-on-exec, but a
 //! child of fork holds copies until it execs, and one that never does, a jailed device process, holds
@@ -249,7 +261,7 @@ pub fn socket<R: EventRecord>(options: &Options) -> Result<(Sender<R>, Unattache
     carrier::set_depth::<R::Reply>(&far, options.reply_depth)?;
     let near = Remote::Socket(Arc::new(near));
     let sender = Sender::new(Tx::Remote(near.tx(depth)), near.rx(), options.overflow);
-    Ok((sender, UnattachedEnd::new(far, ChannelInfo::new(R::FORMAT, Transport::SOCKET, depth))))
+    Ok((sender, UnattachedEnd::from_parts(far, ChannelInfo::new(R::FORMAT, Transport::SOCKET, depth))))
 }
 
 /// Makes a channel to another process: this one keeps the receiver and gives the sender's end away.
@@ -282,7 +294,7 @@ pub fn socket_receiver<R: EventRecord>(options: &Options) -> Result<(Receiver<R>
     let reply_depth = carrier::set_depth::<R::Reply>(&near, options.reply_depth)?;
     let near = Remote::Socket(Arc::new(near));
     let receiver = Receiver::new(near.rx(), Tx::Remote(near.tx(reply_depth)), options.busy_poll);
-    Ok((receiver, UnattachedEnd::new(far, ChannelInfo::new(R::FORMAT, Transport::SOCKET, depth))))
+    Ok((receiver, UnattachedEnd::from_parts(far, ChannelInfo::new(R::FORMAT, Transport::SOCKET, depth))))
 }
 
 /// Makes a channel in shared memory to another process: this one keeps the sender and gives the receiver's end
@@ -355,16 +367,10 @@ fn make_shared<R: EventRecord>(options: &Options, sends: bool) -> Result<(Remote
 }
 
 fn end<R: EventRecord>(far: OwnedFd, depth: u32) -> UnattachedEnd {
-    UnattachedEnd::new(far, ChannelInfo::new(R::FORMAT, Transport::SHARED, depth))
+    UnattachedEnd::from_parts(far, ChannelInfo::new(R::FORMAT, Transport::SHARED, depth))
 }
 
 /// Checks that `format` is the one `R` stands for.
 fn check_format<R: EventRecord>(found: Format) -> Result<(), Error> {
     if found == R::FORMAT { Ok(()) } else { Err(Error::Format { expected: R::FORMAT, found }) }
-}
-
-/// Takes `socket` for a channel of `R`, which is to be of `format`.
-fn adopt<R: EventRecord>(socket: OwnedFd, format: Format) -> Result<Remote, Error> {
-    check_format::<R>(format)?;
-    Ok(Remote::Socket(carrier::adopt(socket)?))
 }

@@ -3,13 +3,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{EventRecord, Format, LossMeter, Sequence, Sequenced, Transport};
+use recordfd_uapi::{EventRecord, Format, LossMeter, Sequence, Sequenced};
 
-use super::{adopt, check_format};
-use crate::channel::UnattachedEnd;
-use crate::error::{Error, TryRecvError, TrySendError, Violation};
-use crate::transport::Remote;
-use crate::transport::{Rx, Tx, shared};
+use super::check_format;
+use crate::channel::{DEFAULT_MAX_DEPTH, UnattachedEnd};
+use crate::error::{Error, Rejected, TryRecvError, TrySendError, Violation};
+use crate::sys::{Owned, Release};
+use crate::transport::{Remote, Rx, Tx};
 
 /// What a receive brings: always one item of the stream, in order.
 ///
@@ -28,8 +28,7 @@ pub enum Received<R> {
     },
     /// Records were lost and none was accepted since.
     Lost {
-        /// How many; 0 only to one who joined in the middle and cannot know, and where
-        /// [`Receiver::try_recv_known`] has skipped something.
+        /// How many; 0 only where [`Receiver::try_recv_known`] has skipped something.
         count: u32,
     },
 }
@@ -61,7 +60,11 @@ impl<R> Default for Received<R> {
 
 /// The receiving end of an event channel.
 #[derive(Debug)]
-pub struct Receiver<R: EventRecord> {
+pub struct Receiver<R: EventRecord>(pub(super) Owned<Inbox<R>>);
+
+/// What it is in its process.
+#[derive(Debug)]
+pub(super) struct Inbox<R: EventRecord> {
     rx: Rx<R::Wire>,
     replies: Tx<R::Reply>,
     meter: LossMeter,
@@ -102,41 +105,37 @@ impl<R: EventRecord> Receiver<R> {
         let (meter, counters) = (LossMeter::from_start(), ReceiverCounters::default());
         // Threads trust each other, and one that drops the oldest records counts without limit.
         let most_lost = if rx.is_local() { u32::MAX } else { Sequence::LOSS_MAX };
-        let mut receiver = Self { rx, replies, meter, most_lost, busy_poll, counters };
-        receiver.set_busy_poll(busy_poll);
-        receiver
+        let mut inbox = Inbox { rx, replies, meter, most_lost, busy_poll, counters };
+        inbox.set_busy_poll(busy_poll);
+        Self(Owned::new(inbox))
     }
 
-    /// Attaches the receiver's end of a channel that another process has made, on whatever transport, as its first
-    /// reader.
+    /// Attaches the receiver's end of a channel that another process has made, on whatever transport.
     ///
     /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
     /// (SECURITY.md). The side that must not be stopped makes the channel.
     ///
     /// # Errors
     ///
-    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared).
-    pub fn attach(end: UnattachedEnd) -> Result<Self, Error> {
-        let info = end.info();
-        match info.transport {
-            Transport::SHARED => Self::from_shared(end.into()),
-            _ => Self::from_socket(end.into(), info.format),
-        }
+    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared), with the end.
+    pub fn attach(end: UnattachedEnd) -> Result<Self, Rejected<UnattachedEnd>> {
+        end.attach_by(Self::from_shared_within, |socket, info| Self::from_socket(socket, info.format))
     }
 
-    /// Attaches the receiver's end of a channel that another process has made, as its first reader.
+    /// Attaches the receiver's end of a channel that another process has made.
     ///
-    /// `format` is what the maker told; nothing is guessed from the descriptor. Calls sendmsg(2),
-    /// recvmsg(2) and fcntl(2) only.
+    /// `format` is what the maker told; nothing is guessed from the descriptor.
+    /// Calls sendmsg(2), recvmsg(2) and fcntl(2) only, and mmap(2) and getpid(2) for the first end of a process.
     ///
     /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
     /// (SECURITY.md). The side that must not be stopped makes the channel.
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `R` is not of `format`, [`Error::NotAUnixStream`], [`Error::SharedEnd`], [`Error::Os`].
-    pub fn from_socket(socket: OwnedFd, format: Format) -> Result<Self, Error> {
-        let remote = adopt::<R>(socket, format)?;
+    /// [`Rejected`], with the socket: [`Error::Format`] when `R` is not of `format`, [`Error::NotAUnixStream`],
+    /// [`Error::SharedEnd`], [`Error::Os`].
+    pub fn from_socket(socket: OwnedFd, format: Format) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, ()) = Remote::socket(socket, || check_format::<R>(format))?;
         Ok(Self::new(remote.rx(), Tx::Remote(remote.tx(u32::MAX)), Duration::ZERO))
     }
 
@@ -152,31 +151,28 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `R` is not of the channel's format, [`Error::WrongEnd`] for a sender's end,
-    /// [`Error::AlreadyAttached`], [`Error::Closed`], [`Error::Offer`] and [`Error::BadOffer`] for what cannot be
-    /// trusted, [`Error::NoDescriptor`], [`Error::DescriptorsCutOff`], [`Error::NotAUnixStream`], [`Error::Os`].
-    pub fn from_shared(socket: OwnedFd) -> Result<Self, Error> {
-        let (port, ..) = shared::attach(socket, false, check_format::<R>)?;
-        let remote = Remote::Shared(port);
-        Ok(Self::new(remote.rx(), Tx::Remote(remote.tx(u32::MAX)), Duration::ZERO))
+    /// [`Rejected`], with the socket: [`Error::Format`] when `R` is not of the channel's format, [`Error::WrongEnd`] for
+    /// a sender's end, [`Error::AlreadyAttached`], [`Error::Closed`], [`Error::Offer`] and [`Error::BadOffer`] for what
+    /// cannot be trusted, [`Error::TooDeep`] for a depth over 65,536 ([`attach`](Self::attach) can allow more),
+    /// [`Error::NoDescriptor`], [`Error::DescriptorsCutOff`], [`Error::NotAUnixStream`], [`Error::Os`].
+    ///
+    /// Nothing is taken out of the socket before all of that was checked. If another process reads the socket while
+    /// this one attaches it, nobody can attach the end any more; [`Error::Closed`] or [`Error::Os`] is returned.
+    pub fn from_shared(socket: OwnedFd) -> Result<Self, Rejected<OwnedFd>> {
+        Self::from_shared_within(socket, DEFAULT_MAX_DEPTH)
     }
 
-    /// Attaches an end that another receiver has read from before, between two records.
-    ///
-    /// The first record is the baseline: what was lost before it is not known.
-    ///
-    /// # Errors
-    ///
-    /// As [`from_socket`](Self::from_socket).
-    pub fn join_socket(socket: OwnedFd, format: Format) -> Result<Self, Error> {
-        Ok(Self { meter: LossMeter::from_now(), ..Self::from_socket(socket, format)? })
+    fn from_shared_within(socket: OwnedFd, max_depth: u32) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, ..) = Remote::shared(socket, max_depth, false, check_format::<R>)?;
+        Ok(Self::new(remote.rx(), Tx::Remote(remote.tx(u32::MAX)), Duration::ZERO))
     }
 
     /// Sets how long a blocking receive looks for records before it sleeps; see
     /// [`Options::busy_poll`](crate::Options::busy_poll).
     pub fn set_busy_poll(&mut self, busy_poll: Duration) {
-        self.busy_poll = busy_poll;
-        self.rx.set_busy(!busy_poll.is_zero());
+        if let Ok(inbox) = self.0.get_mut() {
+            inbox.set_busy_poll(busy_poll);
+        }
     }
 
     /// Makes the fences of both sides whenever this end is about to sleep, so that a sender that agreed to it
@@ -188,8 +184,9 @@ impl<R: EventRecord> Receiver<R> {
     /// [`Error::Unsupported`] on other transports than the shared one, [`Error::Os`] when the kernel has no
     /// membarrier(2).
     pub fn use_asymmetric_fence(&mut self) -> Result<(), Error> {
-        self.replies.leave_fences()?;
-        self.rx.fence_for_both();
+        let inbox = self.0.get_mut()?;
+        inbox.replies.leave_fences()?;
+        inbox.rx.fence_for_both();
         Ok(())
     }
 
@@ -201,20 +198,7 @@ impl<R: EventRecord> Receiver<R> {
     /// and everything was received, [`TryRecvError::PeerViolation`] when the peer broke the format.
     #[inline]
     pub fn try_recv(&mut self) -> Result<Received<R>, TryRecvError> {
-        if let Some((item, found)) =
-            self.rx.recv_known(|event| take(&mut self.meter, self.most_lost, event).ok())
-        {
-            self.counters.dropped += u64::from(item.lost());
-            self.counters.received += u64::from(item.record().is_some());
-            self.counters.high_water = self.counters.high_water.max(found as u64);
-            return Ok(item);
-        }
-        let mut item = None;
-        self.receive(1, |received| {
-            item = Some(received);
-            Ok(())
-        })?;
-        item.ok_or(TryRecvError::Empty)
+        self.0.get_mut()?.try_recv()
     }
 
     /// Receives as many items as wait and fit into `items`, without waiting; returns how many.
@@ -227,46 +211,12 @@ impl<R: EventRecord> Receiver<R> {
     /// As [`try_recv`](Self::try_recv), and only when there was no item.
     pub fn recv_batch(&mut self, items: &mut [Received<R>]) -> Result<usize, TryRecvError> {
         let mut slots = items.iter_mut();
-        self.receive(slots.len(), |item| {
+        self.0.get_mut()?.receive(slots.len(), |item| {
             if let Some(slot) = slots.next() {
                 *slot = item;
             }
             Ok(())
         })
-    }
-
-    /// Receives at most `most` items into `sink`, which may find one in violation of the format; returns how many.
-    #[inline]
-    pub(super) fn receive(
-        &mut self,
-        most: usize,
-        mut sink: impl FnMut(Received<R>) -> Result<(), Violation>,
-    ) -> Result<usize, TryRecvError> {
-        let (meter, most_lost, counters) = (&mut self.meter, self.most_lost, &mut self.counters);
-        let mut notices = 0;
-        let received = self.rx.recv(most, |event| {
-            let item = take(meter, most_lost, event)?;
-            sink(item)?;
-            // Rare: nothing is counted record by record.
-            if item.lost() > 0 || item.record().is_none() {
-                counters.dropped += u64::from(item.lost());
-                notices += u64::from(item.record().is_none());
-            }
-            Ok(())
-        })?;
-        self.counters.received += received.count as u64 - notices;
-        self.counters.high_water = self.counters.high_water.max(received.found as u64);
-        let Some(sequence) = received.tail_loss else { return Ok(received.count) };
-        let count = self.meter.lost_header(sequence);
-        if count == 0 || count > self.most_lost {
-            // A sender of this process never says so; the word of another one is not trusted.
-            self.rx.break_off(if count == 0 { Violation::NothingLost } else { Violation::SequenceBackwards });
-            return if received.count == 0 { self.receive(most, sink) } else { Ok(received.count) };
-        }
-        self.counters.dropped += u64::from(count);
-        // What can be wrong is a record.
-        let _ = sink(Received::Lost { count });
-        Ok(received.items())
     }
 
     /// Receives the next item; waits for it without limit, also when a signal comes in between.
@@ -275,7 +225,7 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// As [`try_recv`](Self::try_recv), but never [`TryRecvError::Empty`].
     pub fn recv(&mut self) -> Result<Received<R>, TryRecvError> {
-        self.recv_until(None, Self::try_recv)
+        self.0.get_mut()?.recv_until(None, Inbox::try_recv)
     }
 
     /// Receives the next item; waits for it at most `timeout`, also when a signal comes in between.
@@ -284,30 +234,7 @@ impl<R: EventRecord> Receiver<R> {
     ///
     /// As [`try_recv`](Self::try_recv); [`TryRecvError::Empty`] when nothing came in time.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Received<R>, TryRecvError> {
-        self.recv_until(Instant::now().checked_add(timeout), Self::try_recv)
-    }
-
-    /// Waits until `try_recv` finds something, but not beyond `deadline`.
-    pub(super) fn recv_until<T>(
-        &mut self,
-        deadline: Option<Instant>,
-        try_recv: impl Fn(&mut Self) -> Result<T, TryRecvError>,
-    ) -> Result<T, TryRecvError> {
-        let mut slept = false;
-        loop {
-            // First, for a receive that finds nothing asks to be woken.
-            self.rx.look(deadline, self.busy_poll).map_err(TryRecvError::Io)?;
-            match try_recv(self) {
-                Err(TryRecvError::Empty) => {}
-                outcome => return outcome,
-            }
-            // A peer that keeps the descriptor readable without a record does not make this last longer.
-            let is_over = slept && deadline.is_some_and(|deadline| Instant::now() >= deadline);
-            if is_over || !self.rx.sleep(deadline).map_err(TryRecvError::Io)? {
-                return Err(TryRecvError::Empty);
-            }
-            slept = true;
-        }
+        self.0.get_mut()?.recv_until(Instant::now().checked_add(timeout), Inbox::try_recv)
     }
 
     /// Waits until a receive may bring something, at most `timeout`; `None` waits without limit. False: nothing
@@ -346,7 +273,8 @@ impl<R: EventRecord> Receiver<R> {
     /// ```
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool, TryRecvError> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        self.rx.wait(deadline, self.busy_poll).map_err(TryRecvError::Io)
+        let inbox = self.0.get_mut()?;
+        inbox.rx.wait(deadline, inbox.busy_poll).map_err(TryRecvError::Io)
     }
 
     /// Sends a reply on the same descriptor. Any number may be sent for one cookie.
@@ -373,15 +301,110 @@ impl<R: EventRecord> Receiver<R> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn reply(&mut self, reply: R::Reply) -> Result<(), TrySendError<R::Reply>> {
-        self.replies.send(1, |_| reply).map_err(|error| error.with(reply))?;
-        self.counters.replies += 1;
-        Ok(())
+        let sent = self.0.get_mut().map_err(TrySendError::from).and_then(|inbox| inbox.reply(reply));
+        sent.map_err(|error| error.with(reply))
     }
 
     /// What was seen so far.
     pub fn counters(&self) -> ReceiverCounters {
-        let (busy_polls, sleeps) = self.rx.waits();
-        ReceiverCounters { wake_ups: self.rx.wake_ups(), busy_polls, sleeps, ..self.counters }
+        let Ok(inbox) = self.0.get() else { return ReceiverCounters::default() };
+        let (busy_polls, sleeps) = inbox.rx.waits();
+        ReceiverCounters { wake_ups: inbox.rx.wake_ups(), busy_polls, sleeps, ..inbox.counters }
+    }
+}
+
+impl<R: EventRecord> Inbox<R> {
+    fn set_busy_poll(&mut self, busy_poll: Duration) {
+        self.busy_poll = busy_poll;
+        self.rx.set_busy(!busy_poll.is_zero());
+    }
+
+    #[inline]
+    fn try_recv(&mut self) -> Result<Received<R>, TryRecvError> {
+        if let Some((item, found)) =
+            self.rx.recv_known(|event| take(&mut self.meter, self.most_lost, event).ok())
+        {
+            self.counters.dropped += u64::from(item.lost());
+            self.counters.received += u64::from(item.record().is_some());
+            self.counters.high_water = self.counters.high_water.max(found as u64);
+            return Ok(item);
+        }
+        let mut item = None;
+        self.receive(1, |received| {
+            item = Some(received);
+            Ok(())
+        })?;
+        item.ok_or(TryRecvError::Empty)
+    }
+
+    /// Receives at most `most` items into `sink`, which may find one in violation of the format; returns how many.
+    #[inline]
+    pub(super) fn receive(
+        &mut self,
+        most: usize,
+        mut sink: impl FnMut(Received<R>) -> Result<(), Violation>,
+    ) -> Result<usize, TryRecvError> {
+        let (meter, most_lost, counters) = (&mut self.meter, self.most_lost, &mut self.counters);
+        let mut notices = 0;
+        let received = self.rx.recv(most, |event| {
+            let item = take(meter, most_lost, event)?;
+            sink(item)?;
+            // Rare: nothing is counted record by record.
+            if item.lost() > 0 || item.record().is_none() {
+                counters.dropped += u64::from(item.lost());
+                notices += u64::from(item.record().is_none());
+            }
+            Ok(())
+        })?;
+        self.counters.received += received.count as u64 - notices;
+        self.counters.high_water = self.counters.high_water.max(received.found as u64);
+        let Some(sequence) = received.tail_loss else { return Ok(received.count) };
+        let count = self.meter.lost_header(sequence);
+        if count == 0 || count > self.most_lost {
+            // A sender of this process never says so; the word of another one is not trusted.
+            self.rx.break_off(if count == 0 { Violation::NothingLost } else { Violation::SequenceBackwards });
+            return if received.count == 0 { self.receive(most, sink) } else { Ok(received.count) };
+        }
+        self.counters.dropped += u64::from(count);
+        // What can be wrong is a record.
+        let _ = sink(Received::Lost { count });
+        Ok(received.items())
+    }
+
+    /// Waits until `try_recv` finds something, but not beyond `deadline`.
+    pub(super) fn recv_until<T>(
+        &mut self,
+        deadline: Option<Instant>,
+        try_recv: impl Fn(&mut Self) -> Result<T, TryRecvError>,
+    ) -> Result<T, TryRecvError> {
+        let mut slept = false;
+        loop {
+            // First, for a receive that finds nothing asks to be woken.
+            self.rx.look(deadline, self.busy_poll).map_err(TryRecvError::Io)?;
+            match try_recv(self) {
+                Err(TryRecvError::Empty) => {}
+                outcome => return outcome,
+            }
+            // A peer that keeps the descriptor readable without a record does not make this last longer.
+            let is_over = slept && deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if is_over || !self.rx.sleep(deadline).map_err(TryRecvError::Io)? {
+                return Err(TryRecvError::Empty);
+            }
+            slept = true;
+        }
+    }
+
+    fn reply(&mut self, reply: R::Reply) -> Result<(), TrySendError<()>> {
+        self.replies.send(1, |_| reply)?;
+        self.counters.replies += 1;
+        Ok(())
+    }
+}
+
+impl<R: EventRecord> Release for Inbox<R> {
+    fn release(&mut self) {
+        self.rx.release();
+        self.replies.release();
     }
 }
 
@@ -398,8 +421,7 @@ fn take<W: Sequenced>(
         return Err(Violation::SequenceBackwards);
     }
     if event.is_lost() {
-        let joining = *meter == LossMeter::from_now();
-        if lost == 0 && !joining {
+        if lost == 0 {
             return Err(Violation::NothingLost);
         }
         *meter = next;
@@ -412,6 +434,6 @@ fn take<W: Sequenced>(
 impl<R: EventRecord> AsFd for Receiver<R> {
     /// The descriptor to poll for records and for the sender's end.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.rx.as_fd()
+        self.0.peek().rx.as_fd()
     }
 }

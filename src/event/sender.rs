@@ -4,21 +4,23 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{EventRecord, Format, Record, Transport};
+use recordfd_uapi::{EventRecord, Format, Record};
 
+use super::sole::Sole;
 use super::stream::{SenderCounters, Stream};
-use super::{SoleSender, adopt};
+use super::{SoleSender, check_format};
 use crate::channel::{Overflow, UnattachedEnd};
-use crate::error::{DrainError, Error, TryRecvError, TrySendError};
-use crate::sync::{Mutex, lock};
-use crate::transport::{Owner, Rx, Tx, Watch};
+use crate::error::{DrainError, Error, NotThisProcess, Rejected, TryRecvError, TrySendError};
+use crate::sync::{Mutex, MutexGuard, lock};
+use crate::sys::{Owned, Release};
+use crate::transport::{Remote, Rx, Tx, Watch};
 
 /// The sending end of an event channel; clones share it.
 ///
 /// Senders are serialised by one lock around number, room, queue and doorbell: records are numbered in
 /// the order in which they are queued. Dropping the last clone closes the channel.
 #[derive(Debug)]
-pub struct Sender<R: EventRecord>(Arc<Shared<R>>);
+pub struct Sender<R: EventRecord>(Arc<Owned<Shared<R>>>);
 
 static_assertions::assert_impl_all!(Sender<recordfd_uapi::AcpiNotify>: Send, Sync, Clone);
 
@@ -30,23 +32,20 @@ struct Shared<R: EventRecord> {
     records_watch: Watch<R::Wire>,
     replies_watch: Watch<R::Reply>,
     capacity: usize,
-    owner: Owner,
 }
 
 impl<R: EventRecord> Sender<R> {
     pub(super) fn new(tx: Tx<R::Wire>, replies: Rx<R::Reply>, overflow: Overflow) -> Self {
-        Self::with(Stream::new(tx, overflow), replies)
+        Self(Arc::new(Owned::new(Shared::new(Stream::new(tx, overflow), replies))))
     }
 
-    pub(super) fn with(stream: Stream<R>, replies: Rx<R::Reply>) -> Self {
-        Self(Arc::new(Shared {
-            records_watch: stream.tx.watch(),
-            replies_watch: replies.watch(),
-            capacity: stream.tx.capacity(),
-            stream: Mutex::new(stream),
-            replies: Mutex::new(replies),
-            owner: Owner::this_process(),
-        }))
+    /// The sender that takes turns with its clones where `sole` was the only one.
+    pub(super) fn of(sole: Owned<Sole<R>>) -> Self {
+        Self(Arc::new(sole.map(|sole| Shared::new(sole.stream, sole.replies))))
+    }
+
+    fn stream(&self) -> Result<MutexGuard<'_, Stream<R>>, NotThisProcess> {
+        Ok(lock(&self.0.get()?.stream))
     }
 
     /// Attaches the sender's end of a channel that another process has made, on whatever transport, with the depth that
@@ -57,7 +56,7 @@ impl<R: EventRecord> Sender<R> {
     ///
     /// # Errors
     ///
-    /// As [`from_socket`](Self::from_socket) and [`SoleSender::from_shared`].
+    /// As [`from_socket`](Self::from_socket) and [`SoleSender::from_shared`], with the end.
     ///
     /// # Examples
     ///
@@ -72,28 +71,29 @@ impl<R: EventRecord> Sender<R> {
     /// assert_eq!(rx.try_recv()?.lost(), 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn attach(end: UnattachedEnd) -> Result<Self, Error> {
-        let info = end.info();
-        match info.transport {
-            Transport::SHARED => SoleSender::from_shared(end.into()).map(SoleSender::into_shared),
-            _ => Self::from_socket(end.into(), info.format, info.depth),
-        }
+    pub fn attach(end: UnattachedEnd) -> Result<Self, Rejected<UnattachedEnd>> {
+        end.attach_by(
+            |socket, most| SoleSender::from_shared_within(socket, most).map(SoleSender::into_shared),
+            |socket, info| Self::from_socket(socket, info.format, info.depth),
+        )
     }
 
     /// Attaches the sender's end of a channel that another process has made.
     ///
     /// `format` and `depth` are what the maker told ([`UnattachedEnd::info`](crate::UnattachedEnd::info)).
     /// The depth keeps one write of the maker's send buffer free for a notice of loss; told too high, a
-    /// loss at the very end of the stream may go unreported. Calls sendmsg(2), recvmsg(2), fcntl(2) and getpid(2) only.
+    /// loss at the very end of the stream may go unreported.
+    /// Calls sendmsg(2), recvmsg(2) and fcntl(2) only, and mmap(2) and getpid(2) for the first end of a process.
     ///
     /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
     /// (SECURITY.md). The side that must not be stopped makes the channel.
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `R` is not of `format`, [`Error::NotAUnixStream`], [`Error::SharedEnd`], [`Error::Os`].
-    pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Error> {
-        let remote = adopt::<R>(socket, format)?;
+    /// [`Rejected`], with the socket: [`Error::Format`] when `R` is not of `format`, [`Error::NotAUnixStream`],
+    /// [`Error::SharedEnd`], [`Error::Os`].
+    pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, ()) = Remote::socket(socket, || check_format::<R>(format))?;
         Ok(Self::new(Tx::Remote(remote.tx(depth.max(1))), remote.rx(), Overflow::DropNewest))
     }
 
@@ -106,7 +106,7 @@ impl<R: EventRecord> Sender<R> {
     /// [`TrySendError::Full`] when the queue is full, [`TrySendError::Closed`] when the receiver is
     /// gone, [`TrySendError::Io`] when the system call fails otherwise.
     pub fn try_send(&self, record: R) -> Result<(), TrySendError<R>> {
-        match lock(&self.0.stream).send(&[record]) {
+        match self.stream().map_err(TrySendError::from).and_then(|mut stream| stream.send(&[record])) {
             Ok(_) => Ok(()),
             Err(error) => Err(error.with(record)),
         }
@@ -121,7 +121,7 @@ impl<R: EventRecord> Sender<R> {
     /// As [`try_send`](Self::try_send), and only when none was accepted: otherwise the count is short
     /// and the next call tells why.
     pub fn send_batch(&self, records: &[R]) -> Result<usize, TrySendError<()>> {
-        lock(&self.0.stream).send(records)
+        self.stream()?.send(records)
     }
 
     /// Sends one record; drops one when the queue is full, as [`Options::overflow`] says.
@@ -155,7 +155,8 @@ impl<R: EventRecord> Sender<R> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn post(&self, record: R) -> Result<(), TrySendError<R>> {
-        lock(&self.0.stream).post(record).map_err(|error| error.with(record))
+        let posted = self.stream().map_err(TrySendError::from).and_then(|mut stream| stream.post(record));
+        posted.map_err(|error| error.with(record))
     }
 
     /// Writes the notice of a loss that nothing was accepted after, if there is one to write, and the
@@ -166,7 +167,7 @@ impl<R: EventRecord> Sender<R> {
     ///
     /// [`TrySendError::Full`] while there is no room for it, else as [`try_send`](Self::try_send).
     pub fn flush(&self) -> Result<(), TrySendError<()>> {
-        lock(&self.0.stream).flush()
+        self.stream()?.flush()
     }
 
     /// Receives the next reply. Also writes a notice of loss, as [`flush`](Self::flush) does.
@@ -179,10 +180,11 @@ impl<R: EventRecord> Sender<R> {
     /// [`TryRecvError::Empty`], [`TryRecvError::Closed`] when the receiver is gone and its last reply
     /// was received, [`TryRecvError::PeerViolation`] when it wrote what is no reply.
     pub fn try_recv_reply(&self) -> Result<R::Reply, TryRecvError> {
+        let shared = self.0.get()?;
         // No room, or nobody there: the notice stays pending, and the receive below tells the rest.
-        let _ = self.flush();
-        let reply = recv_reply(&mut lock(&self.0.replies))?;
-        lock(&self.0.stream).counters.replies += 1;
+        let _ = lock(&shared.stream).flush();
+        let reply = recv_reply(&mut lock(&shared.replies))?;
+        lock(&shared.stream).counters.replies += 1;
         Ok(reply)
     }
 
@@ -195,7 +197,8 @@ impl<R: EventRecord> Sender<R> {
     ///
     /// [`DrainError::Closed`] when the receiver is gone and is not known to have read everything, [`DrainError::Io`].
     pub fn is_drained(&self) -> Result<bool, DrainError> {
-        Ok(self.is_written() && self.0.records_watch.is_drained()?)
+        let shared = self.0.get()?;
+        Ok(shared.is_written() && shared.records_watch.is_drained()?)
     }
 
     /// Waits until every accepted record has been read; `None` waits without limit.
@@ -208,24 +211,20 @@ impl<R: EventRecord> Sender<R> {
     /// [`DrainError::Timeout`], or as [`is_drained`](Self::is_drained).
     pub fn wait_drained(&self, timeout: Option<Duration>) -> Result<(), DrainError> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let outcome = self.0.records_watch.wait_drained(deadline, || self.is_written());
-        lock(&self.0.replies).settle();
+        let shared = self.0.get()?;
+        let outcome = shared.records_watch.wait_drained(deadline, || shared.is_written());
+        lock(&shared.replies).settle();
         outcome
-    }
-
-    /// Whether every accepted record is with the transport, the rest of a cut one included.
-    fn is_written(&self) -> bool {
-        !matches!(lock(&self.0.stream).tx.finish(), Err(TrySendError::Full(())))
     }
 
     /// How many records are accepted one by one while nobody reads. A socket takes more in batches.
     pub fn capacity(&self) -> usize {
-        self.0.capacity
+        self.0.peek().capacity
     }
 
     /// Whether the receiver is gone. It may still have been there when the last record was accepted.
     pub fn is_closed(&self) -> bool {
-        self.0.records_watch.is_closed()
+        self.0.get().map_or(true, |shared| shared.records_watch.is_closed())
     }
 
     /// Leaves the full fence that each call to send takes on a shared channel to a receiver that makes it for both
@@ -236,14 +235,15 @@ impl<R: EventRecord> Sender<R> {
     ///
     /// [`Error::Unsupported`] on other transports, [`Error::Os`] when the kernel has no membarrier(2).
     pub fn use_asymmetric_fence(&self) -> Result<(), Error> {
-        lock(&self.0.stream).tx.leave_fences()?;
-        lock(&self.0.replies).fence_for_both();
+        let shared = self.0.get()?;
+        lock(&shared.stream).tx.leave_fences()?;
+        lock(&shared.replies).fence_for_both();
         Ok(())
     }
 
     /// What was done so far, by this sender and its clones.
     pub fn counters(&self) -> SenderCounters {
-        lock(&self.0.stream).counters()
+        self.stream().map(|stream| stream.counters()).unwrap_or_default()
     }
 }
 
@@ -257,11 +257,27 @@ pub(super) fn recv_reply<T: Record>(replies: &mut Rx<T>) -> Result<T, TryRecvErr
     reply.ok_or(TryRecvError::Empty)
 }
 
-impl<R: EventRecord> Drop for Shared<R> {
-    fn drop(&mut self) {
-        if self.owner.is_this_process() {
-            lock(&self.stream).end();
+impl<R: EventRecord> Shared<R> {
+    fn new(stream: Stream<R>, replies: Rx<R::Reply>) -> Self {
+        Self {
+            records_watch: stream.tx.watch(),
+            replies_watch: replies.watch(),
+            capacity: stream.tx.capacity(),
+            stream: Mutex::new(stream),
+            replies: Mutex::new(replies),
         }
+    }
+
+    /// Whether every accepted record is with the transport, the rest of a cut one included.
+    fn is_written(&self) -> bool {
+        !matches!(lock(&self.stream).tx.finish(), Err(TrySendError::Full(())))
+    }
+}
+
+impl<R: EventRecord> Release for Shared<R> {
+    fn release(&mut self) {
+        lock(&self.stream).release();
+        lock(&self.replies).release();
     }
 }
 
@@ -274,6 +290,6 @@ impl<R: EventRecord> Clone for Sender<R> {
 impl<R: EventRecord> AsFd for Sender<R> {
     /// The descriptor to poll for replies and for the receiver's end.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.replies_watch.as_fd()
+        self.0.peek().replies_watch.as_fd()
     }
 }

@@ -8,18 +8,30 @@ use recordfd_uapi::EventRecord;
 use super::check_format;
 use super::sender::{Sender, recv_reply};
 use super::stream::{SenderCounters, Stream};
-use crate::channel::Overflow;
-use crate::error::{DrainError, Error, TryRecvError, TrySendError};
-use crate::transport::{Remote, Rx, Tx, Watch, shared};
+use crate::channel::{DEFAULT_MAX_DEPTH, Overflow};
+use crate::error::{DrainError, Error, NotThisProcess, Rejected, TryRecvError, TrySendError};
+use crate::sys::{Owned, Release};
+use crate::transport::{Remote, Rx, Tx, Watch};
 
 /// The only sender of a channel in shared memory; it takes no lock.
 ///
 /// [`into_shared`](Self::into_shared) makes a [`Sender`] of it that can be cloned. Dropping it closes the channel.
 #[derive(Debug)]
-pub struct SoleSender<R: EventRecord> {
-    stream: Stream<R>,
-    replies: Rx<R::Reply>,
+pub struct SoleSender<R: EventRecord>(Owned<Sole<R>>);
+
+/// What it is in its process.
+#[derive(Debug)]
+pub(super) struct Sole<R: EventRecord> {
+    pub(super) stream: Stream<R>,
+    pub(super) replies: Rx<R::Reply>,
     watch: Watch<R::Wire>,
+}
+
+impl<R: EventRecord> Release for Sole<R> {
+    fn release(&mut self) {
+        self.stream.release();
+        self.replies.release();
+    }
 }
 
 static_assertions::assert_impl_all!(SoleSender<recordfd_uapi::AcpiNotify>: Send);
@@ -27,7 +39,7 @@ static_assertions::assert_impl_all!(SoleSender<recordfd_uapi::AcpiNotify>: Send)
 impl<R: EventRecord> SoleSender<R> {
     pub(super) fn new(port: &Remote) -> Self {
         let stream = Stream::new(Tx::Remote(port.tx(u32::MAX)), Overflow::DropNewest);
-        Self { watch: stream.tx.watch(), stream, replies: port.rx() }
+        Self(Owned::new(Sole { watch: stream.tx.watch(), stream, replies: port.rx() }))
     }
 
     /// Attaches the sender's end of a channel in shared memory that another process has made with
@@ -41,14 +53,23 @@ impl<R: EventRecord> SoleSender<R> {
     /// # Errors
     ///
     /// As [`Receiver::from_shared`](super::Receiver::from_shared).
-    pub fn from_shared(socket: OwnedFd) -> Result<Self, Error> {
-        let (port, ..) = shared::attach(socket, true, check_format::<R>)?;
-        Ok(Self::new(&Remote::Shared(port)))
+    pub fn from_shared(socket: OwnedFd) -> Result<Self, Rejected<OwnedFd>> {
+        Self::from_shared_within(socket, DEFAULT_MAX_DEPTH)
+    }
+
+    pub(super) fn from_shared_within(socket: OwnedFd, max_depth: u32) -> Result<Self, Rejected<OwnedFd>> {
+        let (port, ..) = Remote::shared(socket, max_depth, true, check_format::<R>)?;
+        Ok(Self::new(&port))
+    }
+
+    #[inline]
+    fn stream(&mut self) -> Result<&mut Stream<R>, NotThisProcess> {
+        Ok(&mut self.0.get_mut()?.stream)
     }
 
     /// A sender that can be cloned: its clones take turns by a lock.
     pub fn into_shared(self) -> Sender<R> {
-        Sender::with(self.stream, self.replies)
+        Sender::of(self.0)
     }
 
     /// Sends one record, or gives it back.
@@ -63,7 +84,7 @@ impl<R: EventRecord> SoleSender<R> {
     /// the rules of the ring, which [`try_recv_reply`](Self::try_recv_reply) tells.
     #[inline]
     pub fn try_send(&mut self, record: R) -> Result<(), TrySendError<R>> {
-        match self.stream.send(&[record]) {
+        match self.stream().map_err(TrySendError::from).and_then(|stream| stream.send(&[record])) {
             Ok(_) => Ok(()),
             Err(error) => Err(error.with(record)),
         }
@@ -77,7 +98,7 @@ impl<R: EventRecord> SoleSender<R> {
     /// and the next call tells why.
     #[inline]
     pub fn send_batch(&mut self, records: &[R]) -> Result<usize, TrySendError<()>> {
-        self.stream.send(records)
+        self.stream()?.send(records)
     }
 
     /// Sends one record; drops it when the ring is full.
@@ -105,7 +126,8 @@ impl<R: EventRecord> SoleSender<R> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn post(&mut self, record: R) -> Result<(), TrySendError<R>> {
-        self.stream.post(record).map_err(|error| error.with(record))
+        let posted = self.stream().map_err(TrySendError::from).and_then(|stream| stream.post(record));
+        posted.map_err(|error| error.with(record))
     }
 
     /// Receives the next reply. Poll the sender's descriptor to wait for one.
@@ -116,9 +138,10 @@ impl<R: EventRecord> SoleSender<R> {
     /// was received, [`TryRecvError::PeerViolation`] when it broke the rules.
     pub fn try_recv_reply(&mut self) -> Result<R::Reply, TryRecvError> {
         // A wake-up that the kernel had no memory for.
-        let _ = self.stream.flush();
-        let reply = recv_reply(&mut self.replies)?;
-        self.stream.counters.replies += 1;
+        let Sole { stream, replies, .. } = self.0.get_mut()?;
+        let _ = stream.flush();
+        let reply = recv_reply(replies)?;
+        stream.counters.replies += 1;
         Ok(reply)
     }
 
@@ -128,7 +151,7 @@ impl<R: EventRecord> SoleSender<R> {
     ///
     /// [`DrainError::Closed`] when the receiver is gone and had not read everything.
     pub fn is_drained(&self) -> Result<bool, DrainError> {
-        self.watch.is_drained()
+        self.0.get()?.watch.is_drained()
     }
 
     /// Waits until every accepted record has been read; `None` waits without limit.
@@ -138,19 +161,20 @@ impl<R: EventRecord> SoleSender<R> {
     /// [`DrainError::Timeout`], or as [`is_drained`](Self::is_drained).
     pub fn wait_drained(&mut self, timeout: Option<Duration>) -> Result<(), DrainError> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let outcome = self.watch.wait_drained(deadline, || true);
-        self.replies.settle();
+        let Sole { watch, replies, .. } = self.0.get_mut()?;
+        let outcome = watch.wait_drained(deadline, || true);
+        replies.settle();
         outcome
     }
 
     /// How many records are accepted while nobody reads: the depth.
     pub fn capacity(&self) -> usize {
-        self.stream.tx.capacity()
+        self.0.peek().stream.tx.capacity()
     }
 
     /// Whether the receiver is gone. It may still have been there when the last record was accepted.
     pub fn is_closed(&self) -> bool {
-        self.watch.is_closed()
+        self.0.get().map_or(true, |sole| sole.watch.is_closed())
     }
 
     /// Wakes a receiver that an earlier send has not woken, which only one with an
@@ -160,7 +184,7 @@ impl<R: EventRecord> SoleSender<R> {
     ///
     /// As [`try_send`](Self::try_send).
     pub fn flush(&mut self) -> Result<(), TrySendError<()>> {
-        self.stream.flush()
+        self.stream()?.flush()
     }
 
     /// Leaves the full fence that each call to send takes to a receiver that makes it for both sides.
@@ -181,20 +205,21 @@ impl<R: EventRecord> SoleSender<R> {
     ///
     /// [`Error::Os`] when the kernel has no membarrier(2), or a filter forbids it.
     pub fn use_asymmetric_fence(&mut self) -> Result<(), Error> {
-        self.stream.tx.leave_fences()?;
-        self.replies.fence_for_both();
+        let Sole { stream, replies, .. } = self.0.get_mut()?;
+        stream.tx.leave_fences()?;
+        replies.fence_for_both();
         Ok(())
     }
 
     /// What was done so far.
     pub fn counters(&self) -> SenderCounters {
-        self.stream.counters()
+        self.0.get().map(|sole| sole.stream.counters()).unwrap_or_default()
     }
 }
 
 impl<R: EventRecord> AsFd for SoleSender<R> {
     /// The descriptor to poll for replies and for the receiver's end.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.replies.as_fd()
+        self.0.peek().replies.as_fd()
     }
 }

@@ -95,13 +95,14 @@ impl<R: EventRecord> Stream<R> {
         (self.pending > 0 && !self.announced).then(|| R::Wire::lost(last_lost))
     }
 
-    /// Nothing more is sent: tells of a loss that was not told yet.
-    pub(super) fn end(&mut self) {
+    /// Nothing more is sent: tells of a loss that was not told yet, and that this is the end.
+    pub(super) fn release(&mut self) {
         // These fail only when nobody is there to read, or when someone has shrunk the send buffer.
         let _ = self.tx.finish();
         if let (Some(notice), Tx::Remote(RemoteTx::Socket(tx))) = (self.unwritten_notice(), &mut self.tx) {
             let _ = tx.send_last(notice);
         }
+        self.tx.release();
     }
 
     /// What was done so far.

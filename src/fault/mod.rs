@@ -97,9 +97,9 @@
 //!
 //! # Fork
 //!
-//! As for [event channels](crate::event#fork): an end, or an open group, that a child of fork merely
-//! inherited does nothing to the channel when it is dropped there, and a socket hangs up when the last
-//! copy of its descriptor is closed.
+//! As for [event channels](crate::event#fork): attach ends and make routers after the fork. A child that only inherited
+//! an end, an open group, a router or work gets `NotThisProcess` from each call; dropping it there answers nothing. A
+//! socket hangs up when the last copy of its descriptor is closed.
 
 mod collect;
 mod options;

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{Format, PgFault, Transport};
+use recordfd_uapi::{Format, PgFault};
 
 use super::collect::Collector;
 use super::options::{Options, headed};
@@ -15,10 +15,11 @@ use super::stop::{StopMarkers, wait_for_marker};
 use crate::answer::desk::{Desk, Keeper, Way};
 use crate::answer::reporter::Reporter;
 use crate::answer::{Completion, Group, Ledger, PublishError};
-use crate::channel::UnattachedEnd;
-use crate::error::{DrainError, Error, TryRecvError};
-use crate::sync::Condvar;
-use crate::transport::{Remote, shared, socket as carrier};
+use crate::channel::{DEFAULT_MAX_DEPTH, UnattachedEnd};
+use crate::error::{DrainError, Error, NotThisProcess, Rejected, TryRecvError};
+use crate::sync::{Condvar, MutexGuard};
+use crate::sys::{Owned, Release};
+use crate::transport::Remote;
 
 /// The reporting end of a channel of page faults; clones share it.
 ///
@@ -26,13 +27,13 @@ use crate::transport::{Remote, shared, socket as carrier};
 /// closes the channel: the responder reads what is left, then
 /// [`Closed`](crate::TryRecvError::Closed).
 #[derive(Clone)]
-pub struct FaultReporter(Arc<Shared>);
+pub struct FaultReporter(Arc<Owned<Shared>>);
 
 static_assertions::assert_impl_all!(FaultReporter: Send, Sync, Clone);
 
 impl fmt::Debug for FaultReporter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FaultReporter").field("depth", &self.0.depth).finish_non_exhaustive()
+        f.debug_struct("FaultReporter").field("depth", &self.0.peek().depth).finish_non_exhaustive()
     }
 }
 
@@ -42,6 +43,12 @@ struct Shared {
     stop_marker: Condvar,
     depth: u32,
     max_group: u32,
+}
+
+impl Release for Shared {
+    fn release(&mut self) {
+        self.desk.lock().reporter.release();
+    }
 }
 
 /// What a reporter and its clones have seen so far.
@@ -96,44 +103,49 @@ impl FaultReporter {
             let collector = Collector::new(options.half_made, max_group, options.half_made_age);
             State { reporter, collector, markers: StopMarkers::new(), counters: Counters::default() }
         });
-        Self(Arc::new(Shared { desk, stop_marker: Condvar::new(), depth, max_group }))
+        Self(Arc::new(Owned::new(Shared { desk, stop_marker: Condvar::new(), depth, max_group })))
     }
 
     /// Attaches the reporter's end of a channel that another process has made, on whatever transport, with the format
-    /// and depth that its maker told; the other options are the caller's. Room for as many groups is set aside: look at
-    /// [`UnattachedEnd::info`] first if the maker is not trusted.
+    /// and depth that its maker told; the other options are the caller's. Room for as many groups is set aside, at
+    /// most [`UnattachedEnd::max_depth`].
     ///
     /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
     /// (SECURITY.md). The side that must not be stopped makes the channel.
     ///
     /// # Errors
     ///
-    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared).
-    pub fn attach(end: UnattachedEnd, options: &Options) -> Result<Self, Error> {
-        let info = end.info();
-        match info.transport {
-            Transport::SHARED => Self::from_shared(end.into(), options),
-            _ => Self::from_socket(end.into(), info.format, &options.clone().depth(info.depth)),
-        }
+    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared), with the end.
+    pub fn attach(end: UnattachedEnd, options: &Options) -> Result<Self, Rejected<UnattachedEnd>> {
+        end.attach_by(
+            |socket, most| Self::from_shared_within(socket, most, options),
+            |socket, info| Self::from_socket(socket, info.format, &options.clone().depth(info.depth)),
+        )
     }
 
     /// Attaches the reporter's end of a channel that another process has made.
     ///
     /// `format` is what the maker told, whatever the options' format, and the options' depth must be what
-    /// it told ([`UnattachedEnd::info`](crate::UnattachedEnd::info)); the other options are the caller's. Calls
-    /// sendmsg(2), recvmsg(2) and fcntl(2) only.
+    /// it told ([`UnattachedEnd::info`](crate::UnattachedEnd::info)); the other options are the caller's.
+    /// Calls sendmsg(2), recvmsg(2) and fcntl(2) only, and mmap(2) and getpid(2) for the first end of a process.
     ///
     /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
     /// (SECURITY.md). The side that must not be stopped makes the channel.
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `format` is none of page faults, [`Error::Option`], [`Error::NotAUnixStream`],
+    /// [`Rejected`], with the socket: [`Error::Format`] when `format` is none of page faults, [`Error::Option`],
+    /// [`Error::NotAUnixStream`],
     /// [`Error::SharedEnd`], [`Error::Os`].
-    pub fn from_socket(socket: OwnedFd, format: Format, options: &Options) -> Result<Self, Error> {
-        let headed = headed(format)?;
-        options.check()?;
-        let remote = Remote::Socket(carrier::adopt(socket)?);
+    pub fn from_socket(
+        socket: OwnedFd,
+        format: Format,
+        options: &Options,
+    ) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, headed) = Remote::socket(socket, || {
+            options.check()?;
+            headed(format)
+        })?;
         Ok(Self::new(Way::remote(&remote, options.depth, headed, options.busy_poll), options))
     }
 
@@ -149,12 +161,26 @@ impl FaultReporter {
     ///
     /// # Errors
     ///
-    /// [`Error::Option`], [`Error::Format`] when the channel is none of page faults, and as
+    /// [`Rejected`], with the socket: [`Error::Option`], [`Error::Format`] when the channel is none of page faults, and as
     /// [`event::Receiver::from_shared`](crate::event::Receiver::from_shared).
-    pub fn from_shared(socket: OwnedFd, options: &Options) -> Result<Self, Error> {
-        options.check()?;
-        let (port, headed, depth) = shared::attach(socket, true, headed)?;
-        Ok(Self::new(Way::remote(&Remote::Shared(port), depth, headed, options.busy_poll), options))
+    pub fn from_shared(socket: OwnedFd, options: &Options) -> Result<Self, Rejected<OwnedFd>> {
+        Self::from_shared_within(socket, DEFAULT_MAX_DEPTH, options)
+    }
+
+    fn from_shared_within(
+        socket: OwnedFd,
+        max_depth: u32,
+        options: &Options,
+    ) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, headed, depth) = Remote::shared(socket, max_depth, true, |format| {
+            options.check()?;
+            headed(format)
+        })?;
+        Ok(Self::new(Way::remote(&remote, depth, headed, options.busy_poll), options))
+    }
+
+    fn lock(&self) -> Result<MutexGuard<'_, State>, NotThisProcess> {
+        Ok(self.0.get()?.desk.lock())
     }
 
     /// Leaves the full fence that each call to report takes on a shared channel to a responder that makes it for
@@ -165,7 +191,7 @@ impl FaultReporter {
     ///
     /// [`Error::Unsupported`] on other transports, [`Error::Os`] when the kernel has no membarrier(2).
     pub fn use_asymmetric_fence(&self) -> Result<(), Error> {
-        self.0.desk.lock().reporter.use_asymmetric_fence()
+        self.lock()?.reporter.use_asymmetric_fence()
     }
 
     /// Reports a page request: publishes its group if it is the last page, keeps it until then if not.
@@ -231,13 +257,15 @@ impl FaultReporter {
         requests: &[FaultRequest],
         mut told: impl FnMut(Reported),
     ) -> Result<usize, ReportError> {
-        let mut state = self.0.desk.lock();
+        let Some(first) = requests.first() else { return Ok(0) };
+        let Ok(shared) = self.0.get() else { return Err(ReportError::NotThisProcess(*first)) };
+        let mut state = shared.desk.lock();
         let markers = state.counters.stop_markers;
         // Requests whose effect is final. Behind them are those that wait for a flush.
         let mut taken = 0;
         let outcome = state.report(requests, &mut taken, &mut told);
         if state.counters.stop_markers > markers {
-            self.0.stop_marker.notify_all();
+            shared.stop_marker.notify_all();
         }
         match outcome {
             Err(error) if taken == 0 => {
@@ -266,7 +294,7 @@ impl FaultReporter {
     /// gone and everything was collected, [`TryRecvError::PeerViolation`] likewise when it broke the
     /// format.
     pub fn completions(&self, out: &mut [FaultCompletion]) -> Result<usize, TryRecvError> {
-        collect_into(&mut self.0.desk.lock(), out)
+        collect_into(&mut *self.lock()?, out)
     }
 
     /// Waits for completions and takes them; `None` waits without limit. Acts on deadlines meanwhile, and
@@ -280,7 +308,7 @@ impl FaultReporter {
         out: &mut [FaultCompletion],
         timeout: Option<Duration>,
     ) -> Result<usize, TryRecvError> {
-        self.0.desk.wait_completions(timeout, |state| collect_into(state, out))
+        self.0.get()?.desk.wait_completions(timeout, |state| collect_into(state, out))
     }
 
     /// Completes the groups of a device that are not answered, with INVALID, before it returns; forgets
@@ -291,7 +319,7 @@ impl FaultReporter {
     /// `drivers/iommu/iommufd/fault.c`, `iommufd_auto_response_faults()`, and
     /// `drivers/iommu/io-pgfault.c`, `iopf_queue_remove_device()`.)
     pub fn detach(&self, dev_id: u32) -> usize {
-        let mut state = self.0.desk.lock();
+        let Ok(mut state) = self.lock() else { return 0 };
         state.detach(dev_id);
         state.waiting()
     }
@@ -305,7 +333,7 @@ impl FaultReporter {
     ///
     /// [`DrainError::Timeout`], [`DrainError::Io`].
     pub fn drain(&self, dev_id: u32, timeout: Duration) -> Result<(), DrainError> {
-        self.0.desk.drain(dev_id, timeout)
+        self.0.get()?.desk.drain(dev_id, timeout)
     }
 
     /// What a function level reset (FLR) takes: [`drain`](Self::drain), then [`detach`](Self::detach) whatever
@@ -332,27 +360,28 @@ impl FaultReporter {
     /// a marker tells of is the device alone.
     pub fn wait_stop_marker(&self, dev_id: u32, pasid: u32, timeout: Duration) -> Result<(), DrainError> {
         let take = |state: &mut State| state.markers.take(dev_id, pasid);
-        wait_for_marker(self.0.desk.lock(), &self.0.stop_marker, timeout, take)
+        let shared = self.0.get()?;
+        wait_for_marker(shared.desk.lock(), &shared.stop_marker, timeout, take)
     }
 
     /// When [`process`](Self::process) is due next: what bounds the timeout of a poll. A report may
     /// bring an earlier one.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.0.desk.lock().next_deadline()
+        self.lock().ok()?.next_deadline()
     }
 
     /// Completes what has waited too long by `now`: groups for their answer, half-made ones for their
     /// last page. Answers that have come by then are applied first. Returns how many completions wait to
     /// be collected now, besides those that the descriptor tells of. (Linux waits for ever.)
     pub fn process(&self, now: Instant) -> usize {
-        let mut state = self.0.desk.lock();
+        let Ok(mut state) = self.lock() else { return 0 };
         state.process(now);
         state.waiting()
     }
 
     /// What was seen so far; answers count once a call has taken them in. (Linux counts nothing.)
     pub fn counters(&self) -> FaultReporterCounters {
-        let state = self.0.desk.lock();
+        let Ok(state) = self.lock() else { return FaultReporterCounters::default() };
         let counters = &state.counters;
         let ledger = state.reporter.ledger();
         let ended = ledger.counters();
@@ -379,17 +408,17 @@ impl FaultReporter {
 
     /// How many groups may be on their way.
     pub fn depth(&self) -> u32 {
-        self.0.depth
+        self.0.peek().depth
     }
 
     /// The most faults of a group.
     pub fn max_group(&self) -> u32 {
-        self.0.max_group
+        self.0.peek().max_group
     }
 
     /// Whether the responder is gone. Its last answers may still wait to be collected.
     pub fn is_closed(&self) -> bool {
-        self.0.desk.is_closed()
+        self.0.get().map_or(true, |shared| shared.desk.is_closed())
     }
 }
 
@@ -401,9 +430,10 @@ impl FaultReporter {
     }
 
     /// Whether it has groups that wait for their last page, for an answer, or to be collected.
-    pub(super) fn has_groups(&self) -> bool {
-        let state = self.0.desk.lock();
-        state.collector.len() > 0 || state.reporter.ledger().unanswered() > 0 || state.waiting() > 0
+    pub(super) fn has_groups(&self) -> Result<bool, NotThisProcess> {
+        let state = self.lock()?;
+        let unanswered = state.reporter.ledger().unanswered();
+        Ok(state.collector.len() > 0 || unanswered > 0 || state.waiting() > 0)
     }
 
     /// Publishes a group of `count` pages, at most [`max_group`](Self::max_group).
@@ -414,27 +444,27 @@ impl FaultReporter {
         page: impl Fn(usize) -> PgFault,
         now: Instant,
     ) -> Result<u32, PublishError> {
-        self.0.desk.lock().reporter.publish(group, count, page, now)
+        self.lock()?.reporter.publish(group, count, page, now)
     }
 
     /// Completes the groups that went `via` an attachment and are not answered.
     pub(super) fn cancel(&self, via: u32) {
-        let mut state = self.0.desk.lock();
+        let Ok(mut state) = self.lock() else { return };
         state.reporter.detach(|_, tag| tag.via == via);
         state.rest();
     }
 
     /// Takes completions out, at most `most`, of which `sink` is given each; returns how many.
     pub(super) fn take(&self, most: usize, sink: impl FnMut(Completion<PgFault>)) -> usize {
-        let mut state = self.0.desk.lock();
+        let Ok(mut state) = self.lock() else { return 0 };
         // No error is lost: it comes again, and a responder that is gone completes everything.
         let count = state.reporter.collect(most, sink).unwrap_or(0);
         state.rest();
         count
     }
 
-    pub(super) fn with_ledger<T>(&self, look: impl FnOnce(&Ledger<PgFault>) -> T) -> T {
-        look(self.0.desk.lock().reporter.ledger())
+    pub(super) fn with_ledger<T: Default>(&self, look: impl FnOnce(&Ledger<PgFault>) -> T) -> T {
+        self.lock().map(|state| look(state.reporter.ledger())).unwrap_or_default()
     }
 }
 
@@ -451,6 +481,6 @@ fn collect_into(state: &mut State, out: &mut [FaultCompletion]) -> Result<usize,
 impl AsFd for FaultReporter {
     /// The descriptor to poll for completions.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.desk.as_fd()
+        self.0.peek().desk.as_fd()
     }
 }

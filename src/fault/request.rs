@@ -6,6 +6,7 @@ use std::io;
 use recordfd_uapi::{PageResponse, PageResponseCode, PgFault, PgFaultFlags, PgFaultPerm};
 
 use crate::answer::{Cause, Completion, MustAnswer, PublishError};
+use crate::error::NotThisProcess;
 
 /// The largest PASID: 20 bits (PCIe Base Specification, "PASID TLP Prefix").
 pub(super) const MAX_PASID: u32 = (1 << 20) - 1;
@@ -348,6 +349,8 @@ pub enum ReportError {
     StallNotLast(FaultRequest),
     /// The responder is gone, or broke the format (`EPIPE`).
     Closed(FaultRequest),
+    /// This process has only inherited the reporter, by fork (`EPERM`): attach it after the fork.
+    NotThisProcess(FaultRequest),
     /// The system call failed for another reason.
     Io(FaultRequest, io::Error),
 }
@@ -358,6 +361,7 @@ impl ReportError {
             PublishError::Full => Self::Full(request),
             PublishError::DeviceFull => Self::DeviceFull(request),
             PublishError::Closed => Self::Closed(request),
+            PublishError::NotThisProcess => Self::NotThisProcess(request),
             PublishError::Io(source) => Self::Io(request, source),
         }
     }
@@ -375,6 +379,7 @@ impl ReportError {
             | Self::Permission(request)
             | Self::StallNotLast(request)
             | Self::Closed(request)
+            | Self::NotThisProcess(request)
             | Self::Io(request, _) => request,
         }
     }
@@ -390,6 +395,7 @@ impl ReportError {
             | Self::Permission(_)
             | Self::StallNotLast(_) => libc::EINVAL,
             Self::Closed(_) => libc::EPIPE,
+            Self::NotThisProcess(_) => libc::EPERM,
             Self::Io(_, source) => source.raw_os_error().unwrap_or(libc::EIO),
         }
     }
@@ -410,6 +416,7 @@ impl fmt::Display for ReportError {
             Self::Permission(_) => "the accesses are none, unknown, or such as the request cannot ask for",
             Self::StallNotLast(_) => "a stall that is not the last page of its group",
             Self::Closed(_) => "the responder is gone",
+            Self::NotThisProcess(_) => NotThisProcess::TEXT,
             Self::Io(..) => "reporting failed",
         })
     }

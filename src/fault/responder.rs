@@ -5,14 +5,15 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{Format, PageResponse, PgFault, Record, Transport, WRITE_MAX};
+use recordfd_uapi::{Format, PageResponse, PgFault, Record, WRITE_MAX};
 
 use super::options::headed;
 use super::request::ResponseCode;
 use crate::answer::ends::{Answerer, Responder, Token};
-use crate::channel::{UnattachedEnd, check_depth};
-use crate::error::{Error, RespondError, TryRecvError};
-use crate::transport::{Remote, shared, socket as carrier};
+use crate::channel::{DEFAULT_MAX_DEPTH, UnattachedEnd, check_depth};
+use crate::error::{Error, Rejected, RespondError, TryRecvError};
+use crate::sys::{Owned, Release};
+use crate::transport::Remote;
 
 /// The most page faults of a group: what one write holds.
 const MOST_OF_GROUP: usize = WRITE_MAX / PgFault::SIZE;
@@ -22,7 +23,10 @@ const MOST_OF_GROUP: usize = WRITE_MAX / PgFault::SIZE;
 /// Every group that it receives must be answered; the groups may be kept, moved to other threads and
 /// answered in any order. On a socket the reporter is not trusted: what it sends is checked, and what
 /// it does not read holds up nobody but its own answers.
-pub struct FaultResponder {
+pub struct FaultResponder(Owned<Inbox>);
+
+/// What it is in its process.
+struct Inbox {
     responder: Responder<PgFault>,
     answerer: Answerer<PgFault>,
     /// As many reads bring a group if there is one: those of all its pages, behind a notice for each group
@@ -36,7 +40,7 @@ static_assertions::assert_impl_all!(FaultResponder: Send);
 
 impl fmt::Debug for FaultResponder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FaultResponder").field("received", &self.received).finish_non_exhaustive()
+        f.debug_struct("FaultResponder").field("received", &self.received()).finish_non_exhaustive()
     }
 }
 
@@ -44,27 +48,25 @@ impl FaultResponder {
     pub(super) fn new(responder: Responder<PgFault>, depth: u32, busy_poll: Duration) -> Self {
         let most_reads = MOST_OF_GROUP + depth as usize + 1;
         let answerer = responder.answerer();
-        let mut responder = Self { answerer, responder, most_reads, busy_poll, received: 0 };
-        responder.set_busy_poll(busy_poll);
-        responder
+        let mut inbox = Inbox { answerer, responder, most_reads, busy_poll, received: 0 };
+        inbox.set_busy_poll(busy_poll);
+        Self(Owned::new(inbox))
     }
 
     /// Attaches the responder's end of a channel that another process has made, on whatever transport, with the format
-    /// and depth that its maker told. Room for as many groups is set aside: look at [`UnattachedEnd::info`] first if the
-    /// maker is not trusted.
+    /// and depth that its maker told. Room for as many groups is set aside, at most
+    /// [`UnattachedEnd::max_depth`].
     ///
     /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
     /// (SECURITY.md). The side that must not be stopped makes the channel.
     ///
     /// # Errors
     ///
-    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared).
-    pub fn attach(end: UnattachedEnd) -> Result<Self, Error> {
-        let info = end.info();
-        match info.transport {
-            Transport::SHARED => Self::from_shared(end.into()),
-            _ => Self::from_socket(end.into(), info.format, info.depth),
-        }
+    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared), with the end.
+    pub fn attach(end: UnattachedEnd) -> Result<Self, Rejected<UnattachedEnd>> {
+        end.attach_by(Self::from_shared_within, |socket, info| {
+            Self::from_socket(socket, info.format, info.depth)
+        })
     }
 
     /// Attaches the responder's end of a channel that another process has made.
@@ -72,20 +74,23 @@ impl FaultResponder {
     /// `format` and `depth` are what the maker told
     /// ([`UnattachedEnd::info`](crate::UnattachedEnd::info)); a reporter that has more groups open than
     /// `depth` is taken for a hostile one. Room for `depth` groups is set aside: bound what a maker that is
-    /// not trusted tells. Calls sendmsg(2), recvmsg(2), fcntl(2) and getpid(2) only.
+    /// not trusted tells.
+    /// Calls sendmsg(2), recvmsg(2) and fcntl(2) only, and mmap(2) and getpid(2) for the first end of a process.
     ///
     /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
     /// (SECURITY.md). The side that must not be stopped makes the channel.
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `format` is none of page faults, [`Error::Option`] for a depth out of
-    /// range, [`Error::NotAUnixStream`], [`Error::SharedEnd`], [`Error::Os`].
-    pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Error> {
-        let headed = headed(format)?;
-        check_depth("depth", depth)?;
-        let remote = Remote::Socket(carrier::adopt(socket)?);
-        Ok(Self::new(Responder::remote(&remote, depth, headed, None), depth, Duration::ZERO))
+    /// [`Rejected`], with the socket: [`Error::Format`] when `format` is none of page faults, [`Error::Option`] for a
+    /// depth out of range, [`Error::NotAUnixStream`],
+    /// [`Error::SharedEnd`], [`Error::Os`].
+    pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, headed) = Remote::socket(socket, || {
+            check_depth("depth", depth)?;
+            headed(format)
+        })?;
+        Ok(Self::new(Responder::remote(&remote, depth, headed), depth, Duration::ZERO))
     }
 
     /// Attaches the responder's end of a channel in shared memory that another process has made with
@@ -99,26 +104,15 @@ impl FaultResponder {
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when the channel is none of page faults, and as
+    /// [`Rejected`], with the socket: [`Error::Format`] when the channel is none of page faults, and as
     /// [`event::Receiver::from_shared`](crate::event::Receiver::from_shared).
-    pub fn from_shared(socket: OwnedFd) -> Result<Self, Error> {
-        let (port, headed, depth) = shared::attach(socket, false, headed)?;
-        let responder = Responder::remote(&Remote::Shared(port), depth, headed, None);
-        Ok(Self::new(responder, depth, Duration::ZERO))
+    pub fn from_shared(socket: OwnedFd) -> Result<Self, Rejected<OwnedFd>> {
+        Self::from_shared_within(socket, DEFAULT_MAX_DEPTH)
     }
 
-    /// Attaches an end that another responder has received groups from, between two groups: `open` are
-    /// those it left unanswered, as its [`open_cookies`](Self::open_cookies) told. (A file descriptor of
-    /// Linux' fault queue can be passed on likewise; cookies stay valid.)
-    ///
-    /// # Errors
-    ///
-    /// As [`from_socket`](Self::from_socket).
-    pub fn resume_socket(socket: OwnedFd, format: Format, depth: u32, open: &[u32]) -> Result<Self, Error> {
-        let headed = headed(format)?;
-        check_depth("depth", depth)?;
-        let remote = Remote::Socket(carrier::adopt(socket)?);
-        Ok(Self::new(Responder::remote(&remote, depth, headed, Some(open)), depth, Duration::ZERO))
+    fn from_shared_within(socket: OwnedFd, max_depth: u32) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, headed, depth) = Remote::shared(socket, max_depth, false, headed)?;
+        Ok(Self::new(Responder::remote(&remote, depth, headed), depth, Duration::ZERO))
     }
 
     /// Receives the next group into `pages` without waiting.
@@ -133,8 +127,9 @@ impl FaultResponder {
     /// [`TryRecvError::BufferTooSmall`] when the group has more pages than `pages`: call again with
     /// more room (Linux says `EINVAL` then, and keeps the group, too).
     pub fn try_recv_group(&mut self, pages: &mut [PgFault]) -> Result<FaultGroup, TryRecvError> {
-        let group = try_recv_group(&mut self.responder, pages, self.most_reads)?;
-        self.received += 1;
+        let inbox = self.0.get_mut()?;
+        let group = try_recv_group(&mut inbox.responder, pages, inbox.most_reads)?;
+        inbox.received += 1;
         Ok(group)
     }
 
@@ -167,7 +162,7 @@ impl FaultResponder {
         pages: &mut [PgFault],
         deadline: Option<Instant>,
     ) -> Result<FaultGroup, TryRecvError> {
-        let Self { responder, most_reads, busy_poll, received, .. } = self;
+        let Inbox { responder, most_reads, busy_poll, received, .. } = self.0.get_mut()?;
         let try_recv = |responder: &mut _| try_recv_group(responder, pages, *most_reads);
         let group = responder.recv_until(deadline, *busy_poll, try_recv)?;
         *received += 1;
@@ -185,14 +180,16 @@ impl FaultResponder {
     /// [`TryRecvError::Io`].
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool, TryRecvError> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        self.responder.wait(deadline, self.busy_poll).map_err(TryRecvError::Io)
+        let inbox = self.0.get_mut()?;
+        inbox.responder.wait(deadline, inbox.busy_poll).map_err(TryRecvError::Io)
     }
 
     /// Sets how long waits look for groups before they sleep; see
     /// [`Options::busy_poll`](super::Options::busy_poll).
     pub fn set_busy_poll(&mut self, busy_poll: Duration) {
-        self.busy_poll = busy_poll;
-        self.responder.set_busy(!busy_poll.is_zero());
+        if let Ok(inbox) = self.0.get_mut() {
+            inbox.set_busy_poll(busy_poll);
+        }
     }
 
     /// Makes the fences of both sides whenever this end is about to sleep, so that a reporter that agreed to it
@@ -205,7 +202,7 @@ impl FaultResponder {
     /// [`Error::Unsupported`] on other transports than the shared one, [`Error::Os`] when the kernel has no
     /// membarrier(2).
     pub fn use_asymmetric_fence(&mut self) -> Result<(), Error> {
-        self.responder.use_asymmetric_fence()
+        self.0.get_mut()?.responder.use_asymmetric_fence()
     }
 
     /// Receives as many groups as wait and fit, without waiting; returns how many.
@@ -246,15 +243,16 @@ impl FaultResponder {
         let mut slots = groups.iter_mut().filter(|group| group.is_none());
         let mut count = 0;
         // A read may bring a part of a group, or a notice.
-        for _ in 0..self.most_reads {
-            self.responder.read(pages, most, |token| {
+        let inbox = self.0.get_mut()?;
+        for _ in 0..inbox.most_reads {
+            inbox.responder.read(pages, most, |token| {
                 if let Some(slot) = slots.next() {
                     *slot = Some(FaultGroup(token));
                     count += 1;
                 }
             })?;
             if count > 0 || most == 0 {
-                self.received += count as u64;
+                inbox.received += count as u64;
                 return Ok(count);
             }
         }
@@ -281,7 +279,7 @@ impl FaultResponder {
     /// As [`respond`](Self::respond), and only when the first one was bad: otherwise the count is short
     /// and a call that begins there tells why. (As write(2) on Linux' fault queue.)
     pub fn respond_batch(&self, responses: &[PageResponse]) -> Result<usize, RespondError<()>> {
-        self.answerer.respond_batch(responses)
+        self.0.get()?.answerer.respond_batch(responses)
     }
 
     /// The cookie of an open group that the reporter has completed without its answer; each is told once.
@@ -291,25 +289,37 @@ impl FaultResponder {
     /// readable, but no receive returns it: look after each receive that found nothing, or that said `Closed`, before sleeping.
     /// (Linux has no such notice: there the answer fails.)
     pub fn next_cancelled(&self) -> Option<u32> {
-        self.answerer.next_notice().map(|(cookie, _)| cookie)
+        self.0.get().ok()?.answerer.next_notice().map(|(cookie, _)| cookie)
     }
 
-    /// The cookies of all groups that were received and not answered, in no order: what a snapshot must
-    /// keep, or answer first. (Linux cannot list them.)
+    /// The cookies of all groups that were received and not answered, in no order: what to answer before a
+    /// snapshot is taken. (Linux cannot list them.)
     pub fn open_cookies(&self) -> Vec<u32> {
-        self.answerer.open_cookies()
+        self.0.get().map(|inbox| inbox.answerer.open_cookies()).unwrap_or_default()
     }
 
     /// Groups received so far.
     pub fn received(&self) -> u64 {
-        self.received
+        self.0.peek().received
     }
 
     /// How often a wait ended because this end, looking by itself, found something
     /// ([`Options::busy_poll`](super::Options::busy_poll)), and how often only after a sleep.
     pub fn waits(&self) -> (u64, u64) {
-        self.responder.waits()
+        self.0.peek().responder.waits()
     }
+}
+
+impl Inbox {
+    fn set_busy_poll(&mut self, busy_poll: Duration) {
+        self.busy_poll = busy_poll;
+        self.responder.set_busy(!busy_poll.is_zero());
+    }
+}
+
+impl Release for Inbox {
+    /// The answerer tells it, which open groups share.
+    fn release(&mut self) {}
 }
 
 fn try_recv_group(
@@ -331,7 +341,7 @@ fn try_recv_group(
 impl AsFd for FaultResponder {
     /// The descriptor to poll for groups and for the reporter's end.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.responder.as_fd()
+        self.0.peek().responder.as_fd()
     }
 }
 

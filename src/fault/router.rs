@@ -30,8 +30,9 @@ use super::request::{FaultCompletion, FaultRequest, Kind as RequestKind, ReportE
 use super::stop::{StopMarkers, wait_for_marker};
 use super::{Cause, FaultReporter};
 use crate::answer::{Group, PublishError};
-use crate::error::{DrainError, Error};
+use crate::error::{DrainError, Error, Rejected};
 use crate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, RwLock, lock, read};
+use crate::sys::{Owned, Release};
 
 /// Takes the page faults of a device model to the handles that are attached to their sources, and tells the devices
 /// how each group ended.
@@ -76,7 +77,7 @@ use crate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, RwLock, lock
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct FaultRouter(Arc<Shared>);
+pub struct FaultRouter(Arc<Owned<Shared>>);
 
 static_assertions::assert_impl_all!(FaultRouter: Send, Sync, Clone);
 
@@ -91,6 +92,11 @@ struct Shared {
     respond: Box<dyn Fn(FaultCompletion) + Send + Sync>,
     /// How many wait until an attachment has nothing in flight any more, and what tells them.
     settled: (Mutex<u32>, Condvar),
+}
+
+impl Release for Shared {
+    /// What is in flight is told to nobody any more.
+    fn release(&mut self) {}
 }
 
 impl fmt::Debug for Shared {
@@ -203,14 +209,14 @@ impl FaultRouter {
             markers: StopMarkers::new(),
             counters: RouterCounters::default(),
         };
-        Ok(Self(Arc::new(Shared {
+        Ok(Self(Arc::new(Owned::new(Shared {
             table: RwLock::new(Table::new()),
             intake: Mutex::new(intake),
             intake_used: AtomicBool::new(false),
             stop_marker: Condvar::new(),
             respond: Box::new(respond),
             settled: (Mutex::new(0), Condvar::new()),
-        })))
+        }))))
     }
 
     /// A handle that puts groups into a reporter's queue, to be answered by its responder.
@@ -221,15 +227,22 @@ impl FaultRouter {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] when the reporter has clones, which could take completions away, and when groups that
-    /// were reported to it wait for their last page, or were not completed: no router knows of them.
-    pub fn queue(&self, reporter: FaultReporter) -> Result<FaultHandle, Error> {
-        if !reporter.is_sole() {
-            return Err(Error::Unsupported { reason: "the reporter has clones that could take completions" });
-        }
-        if reporter.has_groups() {
-            return Err(Error::Unsupported { reason: "the reporter has groups that no router knows of" });
-        }
+    /// [`Rejected`], with the reporter: [`Error::Unsupported`] when the reporter has clones, which could take completions
+    /// away, and when groups that were reported to it wait for their last page, or were not completed: no router knows
+    /// of them.
+    pub fn queue(&self, reporter: FaultReporter) -> Result<FaultHandle, Rejected<FaultReporter>> {
+        let (reporter, ()) = Rejected::unless(reporter, |reporter| {
+            self.0.get()?;
+            if !reporter.is_sole() {
+                return Err(Error::Unsupported {
+                    reason: "the reporter has clones that could take completions",
+                });
+            }
+            if reporter.has_groups()? {
+                return Err(Error::Unsupported { reason: "the reporter has groups that no router knows of" });
+            }
+            Ok(())
+        })?;
         Ok(FaultHandle::new(Arc::downgrade(&self.0), Kind::Queue(reporter)))
     }
 
@@ -264,6 +277,7 @@ impl FaultRouter {
     ///
     /// [`Error::Option`].
     pub fn executor(&self, options: &Options, executor: impl Executor) -> Result<FaultHandle, Error> {
+        self.0.get()?;
         options.check()?;
         let worker = Worker::new(options, Box::new(executor));
         Ok(FaultHandle::new(Arc::downgrade(&self.0), Kind::Worker(Box::new(worker))))
@@ -278,6 +292,65 @@ impl FaultRouter {
     /// [`ReportError`], which gives the request back and leaves everything as it was, as with
     /// [`FaultReporter::report`].
     pub fn report(&self, request: FaultRequest) -> Result<Routed, ReportError> {
+        let Ok(shared) = self.0.get() else { return Err(ReportError::NotThisProcess(request)) };
+        shared.report(request)
+    }
+
+    /// Waits for the Stop Marker of a PASID, as [`FaultReporter::wait_stop_marker`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`DrainError::Timeout`].
+    pub fn wait_stop_marker(&self, dev_id: u32, pasid: u32, timeout: Duration) -> Result<(), DrainError> {
+        let take = |intake: &mut Intake| intake.markers.take(dev_id, pasid);
+        let shared = self.0.get()?;
+        wait_for_marker(lock(&shared.intake), &shared.stop_marker, timeout, take)
+    }
+
+    /// Takes in the answers of every queue, completes what has waited too long by `now`, and tells
+    /// `respond` of all of it.
+    ///
+    /// To be called when the [descriptor](FaultHandle::descriptor) of a queue is readable, and at
+    /// [`next_deadline`](Self::next_deadline), which it returns.
+    pub fn process(&self, now: Instant) -> Option<Instant> {
+        self.0.get().ok()?.process(now)
+    }
+
+    /// Takes in the answers of one queue and tells `respond` of them: what [`process`](Self::process) does for all of
+    /// them, for who has many and knows which descriptor is readable. Also of one that is attached nowhere any
+    /// more, which [`process`](Self::process) leaves alone. Does nothing to another router's.
+    pub fn collect(&self, handle: &FaultHandle) {
+        if let (true, Ok(shared)) = (self.owns(handle), self.0.get()) {
+            let mut held = Held::default();
+            shared.deliver(&handle.inner, &mut held);
+            held.go_on();
+        }
+    }
+
+    fn owns(&self, handle: &FaultHandle) -> bool {
+        handle.inner.router.as_ptr() == Arc::as_ptr(&self.0)
+    }
+
+    /// When [`process`](Self::process) is due next. A report may bring an earlier one.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let shared = self.0.get().ok()?;
+        let half_made = lock(&shared.intake).collector.next_deadline();
+        let table = read(&shared.table);
+        let handles = (0..).map_while(|index| table.handle(index));
+        handles.filter_map(|handle| handle.next_deadline()).chain(half_made).min()
+    }
+
+    /// What was seen so far; what handles have seen is in their own [counters](FaultHandle::counters).
+    pub fn counters(&self) -> RouterCounters {
+        let Ok(shared) = self.0.get() else { return RouterCounters::default() };
+        let intake = lock(&shared.intake);
+        RouterCounters { half_made: intake.collector.len(), ..intake.counters }
+    }
+}
+
+impl Shared {
+    /// See [`FaultRouter::report`].
+    fn report(&self, request: FaultRequest) -> Result<Routed, ReportError> {
         let outcome = match request.kind()? {
             RequestKind::StopMarker { pasid } => return self.stop_marker(&request, pasid),
             RequestKind::Page if !request.last => return self.page(&request),
@@ -291,7 +364,7 @@ impl FaultRouter {
             }
             Outcome::Refused(routed, cause, via) => {
                 let mut held = Held::default();
-                self.0.tell(request.unpublished(cause), via, &mut held);
+                self.tell(request.unpublished(cause), via, &mut held);
                 held.go_on();
                 Ok(routed)
             }
@@ -301,7 +374,7 @@ impl FaultRouter {
     /// A page that is not the last of its group.
     fn page(&self, request: &FaultRequest) -> Result<Routed, ReportError> {
         let now = Instant::now();
-        let mut intake = self.0.intake();
+        let mut intake = self.intake();
         request.pasid.into_iter().for_each(|pasid| intake.markers.forget(request.dev_id, pasid));
         match intake.collector.add(request, now) {
             Ok(()) => Ok(Routed::HalfMade),
@@ -316,10 +389,10 @@ impl FaultRouter {
     fn last_page(&self, request: &FaultRequest) -> Result<Outcome, ReportError> {
         // Relaxed: who reports a group's pages, or a Stop Marker and what follows it, does so in an order that
         // makes each visible to the next.
-        if !self.0.intake_used.load(Ordering::Relaxed) {
+        if !self.intake_used.load(Ordering::Relaxed) {
             return self.hand_over(request, &[]);
         }
-        let mut intake = self.0.intake();
+        let mut intake = self.intake();
         request.pasid.into_iter().for_each(|pasid| intake.markers.forget(request.dev_id, pasid));
         let Some(before) = intake.collector.pages_before(request) else {
             drop(intake);
@@ -340,7 +413,7 @@ impl FaultRouter {
     /// Hands the group of `before` and the last page `request` over.
     fn hand_over(&self, request: &FaultRequest, before: &[PgFault]) -> Result<Outcome, ReportError> {
         let now = Instant::now();
-        let table = read(&self.0.table);
+        let table = read(&self.table);
         let Some(attachment) = table.find(request.dev_id, request.pasid) else {
             return Ok(Outcome::Refused(Routed::NoHandle, Cause::NoHandle, 0));
         };
@@ -367,101 +440,56 @@ impl FaultRouter {
 
     /// A Stop Marker is taken only behind the groups of its PASID.
     fn stop_marker(&self, request: &FaultRequest, pasid: u32) -> Result<Routed, ReportError> {
-        let mut intake = self.0.intake();
+        let mut intake = self.intake();
         if intake.collector.has_pasid(request.dev_id, pasid) {
             return Err(ReportError::StopMarkerInGroup(*request));
         }
         intake.markers.add(request.dev_id, pasid);
         intake.counters.stop_markers += 1;
-        self.0.stop_marker.notify_all();
+        self.stop_marker.notify_all();
         Ok(Routed::StopMarker)
     }
 
     fn execute(&self, work: FaultWork) {
         let handle = work.handle().clone();
-        let Kind::Worker(worker) = &handle.kind else { return };
+        let Ok(Kind::Worker(worker)) = handle.kind.get() else { return };
         // The work goes down with it, and is answered so; the device goes on.
         if tell::has_panicked(|| worker.executor.execute(work)) {
-            lock(&self.0.intake).counters.panicked += 1;
+            lock(&self.intake).counters.panicked += 1;
         }
     }
 
-    /// Waits for the Stop Marker of a PASID, as [`FaultReporter::wait_stop_marker`] does.
-    ///
-    /// # Errors
-    ///
-    /// [`DrainError::Timeout`].
-    pub fn wait_stop_marker(&self, dev_id: u32, pasid: u32, timeout: Duration) -> Result<(), DrainError> {
-        let take = |intake: &mut Intake| intake.markers.take(dev_id, pasid);
-        wait_for_marker(lock(&self.0.intake), &self.0.stop_marker, timeout, take)
-    }
-
-    /// Takes in the answers of every queue, completes what has waited too long by `now`, and tells
-    /// `respond` of all of it.
-    ///
-    /// To be called when the [descriptor](FaultHandle::descriptor) of a queue is readable, and at
-    /// [`next_deadline`](Self::next_deadline), which it returns.
-    pub fn process(&self, now: Instant) -> Option<Instant> {
+    /// See [`FaultRouter::process`].
+    fn process(&self, now: Instant) -> Option<Instant> {
         let mut held = Held::default();
         let mut next = self.expire(now, &mut held);
-        let count = read(&self.0.table).handle_count();
+        let count = read(&self.table).handle_count();
         // From the last one on, for one that goes meanwhile has the last one take its place.
         for index in (0..count).rev() {
             // One by one, for `respond` is called under no lock.
-            let Some(handle) = read(&self.0.table).handle(index) else { continue };
+            let Some(handle) = read(&self.table).handle(index) else { continue };
             next = [next, handle.process(now)].into_iter().flatten().min();
-            self.0.deliver(&handle, &mut held);
+            self.deliver(&handle, &mut held);
         }
         held.go_on();
         next
     }
 
-    /// Takes in the answers of one queue and tells `respond` of them: what [`process`](Self::process) does for all of
-    /// them, for who has many and knows which descriptor is readable. Also of one that is attached nowhere any
-    /// more, which [`process`](Self::process) leaves alone. Does nothing to another router's.
-    pub fn collect(&self, handle: &FaultHandle) {
-        if self.owns(handle) {
-            let mut held = Held::default();
-            self.0.deliver(&handle.inner, &mut held);
-            held.go_on();
-        }
-    }
-
-    fn owns(&self, handle: &FaultHandle) -> bool {
-        handle.inner.router.as_ptr() == Arc::as_ptr(&self.0)
-    }
-
     /// Completes half-made groups that have waited too long; returns when that is due next.
     fn expire(&self, now: Instant, held: &mut Held) -> Option<Instant> {
         let expired = {
-            let mut intake = self.0.intake();
+            let mut intake = self.intake();
             intake.counters.unfinished += intake.collector.expire(now);
             intake.collector.waiting()
         };
         // No more than those: what is reported meanwhile must not keep this call for ever.
         for _ in 0..expired {
-            let unfinished = self.0.intake().collector.take();
-            unfinished.into_iter().for_each(|unfinished| held.call(|| self.0.respond(unfinished)));
+            let unfinished = self.intake().collector.take();
+            unfinished.into_iter().for_each(|unfinished| held.call(|| self.respond(unfinished)));
         }
-        lock(&self.0.intake).collector.next_deadline()
+        lock(&self.intake).collector.next_deadline()
     }
 
-    /// When [`process`](Self::process) is due next. A report may bring an earlier one.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        let half_made = lock(&self.0.intake).collector.next_deadline();
-        let table = read(&self.0.table);
-        let handles = (0..).map_while(|index| table.handle(index));
-        handles.filter_map(|handle| handle.next_deadline()).chain(half_made).min()
-    }
-
-    /// What was seen so far; what handles have seen is in their own [counters](FaultHandle::counters).
-    pub fn counters(&self) -> RouterCounters {
-        let intake = lock(&self.0.intake);
-        RouterCounters { half_made: intake.collector.len(), ..intake.counters }
-    }
-}
-
-impl Shared {
     fn intake(&self) -> IntakeGuard<'_> {
         IntakeGuard { intake: lock(&self.intake), used: &self.intake_used }
     }

@@ -36,13 +36,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use ::polling::{Event, PollMode, Poller};
 
+use crate::error::{Error, Rejected};
 use crate::sys::Polled;
 
 /// An end that is in a [`Poller`]; it dereferences to the end.
@@ -60,24 +60,14 @@ pub struct Registration<E> {
     end: E,
 }
 
-/// An end that could not be registered, and why.
-#[derive(Debug, thiserror::Error)]
-#[error("the end cannot be added to the poller")]
-pub struct RegisterError<E> {
-    /// The end, as it was.
-    pub end: E,
-    /// What failed.
-    pub source: io::Error,
-}
-
 impl<E: AsFd> Registration<E> {
     /// Adds `end` to the poller in level mode. `interest` has the key of its events; use [`Event::readable`].
     ///
     /// # Errors
     ///
-    /// [`RegisterError`], which gives the end back: when no descriptor can be had, or the poller takes no more. The
-    /// key `usize::MAX` is polling's own.
-    pub fn new(poller: &Arc<Poller>, end: E, interest: Event) -> Result<Self, RegisterError<E>> {
+    /// [`Rejected`], with the end: [`Error::Os`] when no descriptor can be had, or the poller takes no more. The key
+    /// `usize::MAX` is polling's own.
+    pub fn new(poller: &Arc<Poller>, end: E, interest: Event) -> Result<Self, Rejected<E>> {
         Self::with_mode(poller, end, interest, PollMode::Level)
     }
 
@@ -91,12 +81,12 @@ impl<E: AsFd> Registration<E> {
         end: E,
         interest: Event,
         mode: PollMode,
-    ) -> Result<Self, RegisterError<E>> {
-        let duplicate = end.as_fd().try_clone_to_owned();
-        match duplicate.and_then(|descriptor| Polled::new(poller.clone(), descriptor, interest, mode)) {
-            Ok(polled) => Ok(Self { polled, end }),
-            Err(source) => Err(RegisterError { end, source }),
-        }
+    ) -> Result<Self, Rejected<E>> {
+        let (end, polled) = Rejected::unless(end, |end| {
+            let duplicate = end.as_fd().try_clone_to_owned().map_err(|source| Error::os("fcntl", source))?;
+            Polled::new(poller.clone(), duplicate, interest, mode)
+        })?;
+        Ok(Self { polled, end })
     }
 }
 
@@ -107,8 +97,8 @@ impl<E> Registration<E> {
     ///
     /// # Errors
     ///
-    /// What epoll_ctl(2) says. The registration is then as it was.
-    pub fn modify(&self, interest: Event) -> io::Result<()> {
+    /// [`Error::Os`], what epoll_ctl(2) says, and [`Error::NotThisProcess`]. The registration is then as it was.
+    pub fn modify(&self, interest: Event) -> Result<(), Error> {
         self.polled.modify(interest)
     }
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{Format, Transport};
+use recordfd_uapi::Format;
 
 use super::course::Course;
 use super::recovery::Refusal;
@@ -14,15 +14,17 @@ use super::{Completion, Options, Request, check_format};
 use crate::answer::desk::{Desk, Keeper, Way};
 use crate::answer::reporter::Reporter as Engine;
 use crate::answer::{Group, Ledger, PublishError};
-use crate::channel::UnattachedEnd;
-use crate::error::{DrainError, Error, TryRecvError};
-use crate::transport::{Remote, shared, socket as carrier};
+use crate::channel::{DEFAULT_MAX_DEPTH, UnattachedEnd};
+use crate::error::{DrainError, Error, NotThisProcess, Rejected, TryRecvError};
+use crate::sync::MutexGuard;
+use crate::sys::{Owned, Release};
+use crate::transport::Remote;
 
 /// The reporting end of a channel of requests; clones share it.
 ///
 /// Dropping the last clone closes the channel: the responder reads what is left, then
 /// [`Closed`](crate::TryRecvError::Closed).
-pub struct Reporter<R: Request>(Arc<Shared<R>>);
+pub struct Reporter<R: Request>(Arc<Owned<Shared<R>>>);
 
 static_assertions::assert_impl_all!(Reporter<recordfd_uapi::PciError>: Send, Sync, Clone);
 
@@ -30,6 +32,12 @@ static_assertions::assert_impl_all!(Reporter<recordfd_uapi::PciError>: Send, Syn
 struct Shared<R: Request> {
     desk: Desk<R, State<R>>,
     depth: u32,
+}
+
+impl<R: Request> Release for Shared<R> {
+    fn release(&mut self) {
+        self.desk.lock().reporter.release();
+    }
 }
 
 impl<R: Request> Clone for Reporter<R> {
@@ -40,7 +48,7 @@ impl<R: Request> Clone for Reporter<R> {
 
 impl<R: Request> fmt::Debug for Reporter<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reporter").field("depth", &self.0.depth).finish_non_exhaustive()
+        f.debug_struct("Reporter").field("depth", &self.0.peek().depth).finish_non_exhaustive()
     }
 }
 
@@ -88,44 +96,49 @@ impl<R: Request> Reporter<R> {
             let reporter = Engine::new(ledger, link);
             State { reporter, course, refused: 0, repeats: 0 }
         });
-        Self(Arc::new(Shared { desk, depth }))
+        Self(Arc::new(Owned::new(Shared { desk, depth })))
     }
 
     /// Attaches the reporter's end of a channel that another process has made, on whatever transport, with the depth
-    /// that its maker told; the other options are the caller's. Room for as many requests is set aside: look at
-    /// [`UnattachedEnd::info`] first if the maker is not trusted.
+    /// that its maker told; the other options are the caller's. Room for as many requests is set aside, at
+    /// most [`UnattachedEnd::max_depth`].
     ///
     /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
     /// (SECURITY.md). The side that must not be stopped makes the channel.
     ///
     /// # Errors
     ///
-    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared).
-    pub fn attach(end: UnattachedEnd, options: &Options) -> Result<Self, Error> {
-        let info = end.info();
-        match info.transport {
-            Transport::SHARED => Self::from_shared(end.into(), options),
-            _ => Self::from_socket(end.into(), info.format, &options.clone().depth(info.depth)),
-        }
+    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared), with the end.
+    pub fn attach(end: UnattachedEnd, options: &Options) -> Result<Self, Rejected<UnattachedEnd>> {
+        end.attach_by(
+            |socket, most| Self::from_shared_within(socket, most, options),
+            |socket, info| Self::from_socket(socket, info.format, &options.clone().depth(info.depth)),
+        )
     }
 
     /// Attaches the reporter's end of a channel that another process has made.
     ///
     /// `format` is what the maker told, and the options' depth must be what it told
-    /// ([`UnattachedEnd::info`](crate::UnattachedEnd::info)); the other options are the caller's. Calls
-    /// sendmsg(2), recvmsg(2), fcntl(2) and getpid(2) only.
+    /// ([`UnattachedEnd::info`](crate::UnattachedEnd::info)); the other options are the caller's.
+    /// Calls sendmsg(2), recvmsg(2) and fcntl(2) only, and mmap(2) and getpid(2) for the first end of a process.
     ///
     /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
     /// (SECURITY.md). The side that must not be stopped makes the channel.
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `R` is not of `format`, [`Error::Option`], [`Error::NotAUnixStream`],
+    /// [`Rejected`], with the socket: [`Error::Format`] when `R` is not of `format`, [`Error::Option`],
+    /// [`Error::NotAUnixStream`],
     /// [`Error::SharedEnd`], [`Error::Os`].
-    pub fn from_socket(socket: OwnedFd, format: Format, options: &Options) -> Result<Self, Error> {
-        check_format::<R>(format)?;
-        options.check()?;
-        let remote = Remote::Socket(carrier::adopt(socket)?);
+    pub fn from_socket(
+        socket: OwnedFd,
+        format: Format,
+        options: &Options,
+    ) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, ()) = Remote::socket(socket, || {
+            options.check()?;
+            check_format::<R>(format)
+        })?;
         Ok(Self::new(Way::remote(&remote, options.depth, true, options.busy_poll), options))
     }
 
@@ -141,12 +154,26 @@ impl<R: Request> Reporter<R> {
     ///
     /// # Errors
     ///
-    /// [`Error::Option`], and as
+    /// [`Rejected`], with the socket: [`Error::Option`], and as
     /// [`event::Receiver::from_shared`](crate::event::Receiver::from_shared).
-    pub fn from_shared(socket: OwnedFd, options: &Options) -> Result<Self, Error> {
-        options.check()?;
-        let (port, (), depth) = shared::attach(socket, true, check_format::<R>)?;
-        Ok(Self::new(Way::remote(&Remote::Shared(port), depth, true, options.busy_poll), options))
+    pub fn from_shared(socket: OwnedFd, options: &Options) -> Result<Self, Rejected<OwnedFd>> {
+        Self::from_shared_within(socket, DEFAULT_MAX_DEPTH, options)
+    }
+
+    fn from_shared_within(
+        socket: OwnedFd,
+        max_depth: u32,
+        options: &Options,
+    ) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, (), depth) = Remote::shared(socket, max_depth, true, |format| {
+            options.check()?;
+            check_format::<R>(format)
+        })?;
+        Ok(Self::new(Way::remote(&remote, depth, true, options.busy_poll), options))
+    }
+
+    fn lock(&self) -> Result<MutexGuard<'_, State<R>>, NotThisProcess> {
+        Ok(self.0.get()?.desk.lock())
     }
 
     /// Leaves fences to a responder that makes them for both sides; see
@@ -157,7 +184,7 @@ impl<R: Request> Reporter<R> {
     /// [`Error::Unsupported`] on other transports than the shared one, [`Error::Os`] when the kernel has no
     /// membarrier(2).
     pub fn use_asymmetric_fence(&self) -> Result<(), Error> {
-        self.0.desk.lock().reporter.use_asymmetric_fence()
+        self.lock()?.reporter.use_asymmetric_fence()
     }
 
     /// Reports a request and returns the cookie that its completion will name; never waits for the responder.
@@ -170,7 +197,8 @@ impl<R: Request> Reporter<R> {
     ///
     /// [`ReportError`], which gives the record back; everything is as it was.
     pub fn report(&self, record: R) -> Result<u32, ReportError<R>> {
-        self.0.desk.lock().report(record)
+        let Ok(mut state) = self.lock() else { return Err(ReportError::NotThisProcess(record)) };
+        state.report(record)
     }
 
     /// Takes as many completions as there are and fit into `out`; returns how many.
@@ -189,7 +217,7 @@ impl<R: Request> Reporter<R> {
     /// gone and everything was collected, [`TryRecvError::PeerViolation`] likewise when it broke the
     /// format.
     pub fn completions(&self, out: &mut [Completion<R>]) -> Result<usize, TryRecvError> {
-        self.0.desk.lock().collect_into(out)
+        self.lock()?.collect_into(out)
     }
 
     /// Waits for completions and takes them; `None` waits without limit. Acts on deadlines and repeats meanwhile.
@@ -202,7 +230,7 @@ impl<R: Request> Reporter<R> {
         out: &mut [Completion<R>],
         timeout: Option<Duration>,
     ) -> Result<usize, TryRecvError> {
-        self.0.desk.wait_completions(timeout, |state| state.collect_into(out))
+        self.0.get()?.desk.wait_completions(timeout, |state| state.collect_into(out))
     }
 
     /// Completes a device's requests that are not answered, with their negative answer, before it returns, and
@@ -211,7 +239,7 @@ impl<R: Request> Reporter<R> {
     /// Other devices are untouched. Between threads, what was unread is taken back; to another process it is
     /// still delivered, with a notice that it was cancelled behind it.
     pub fn detach(&self, dev_id: u32) -> usize {
-        let mut state = self.0.desk.lock();
+        let Ok(mut state) = self.lock() else { return 0 };
         state.course.detached(dev_id);
         state.reporter.detach(|of, _| of == dev_id);
         state.rest();
@@ -226,27 +254,27 @@ impl<R: Request> Reporter<R> {
     ///
     /// [`DrainError::Timeout`], [`DrainError::Io`].
     pub fn drain(&self, dev_id: u32, timeout: Duration) -> Result<(), DrainError> {
-        self.0.desk.drain(dev_id, timeout)
+        self.0.get()?.desk.drain(dev_id, timeout)
     }
 
     /// When [`process`](Self::process) is due next: what bounds the timeout of a poll. A report may bring an
     /// earlier one.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.0.desk.lock().next_deadline()
+        self.lock().ok()?.next_deadline()
     }
 
     /// Completes what has waited too long by `now`, and asks again for releases that are due. Answers that have
     /// come by then are applied first. Returns how many completions wait to be collected now, besides those that
     /// the descriptor tells of.
     pub fn process(&self, now: Instant) -> usize {
-        let mut state = self.0.desk.lock();
+        let Ok(mut state) = self.lock() else { return 0 };
         state.process(now);
         state.waiting()
     }
 
     /// What was seen so far; answers count once a call has taken them in.
     pub fn counters(&self) -> ReporterCounters {
-        let state = self.0.desk.lock();
+        let Ok(state) = self.lock() else { return ReporterCounters::default() };
         let ledger = state.reporter.ledger();
         let ended = ledger.counters();
         ReporterCounters {
@@ -269,19 +297,19 @@ impl<R: Request> Reporter<R> {
 
     /// How many requests may be on their way.
     pub fn depth(&self) -> u32 {
-        self.0.depth
+        self.0.peek().depth
     }
 
     /// Whether the responder is gone. Its last answers may still wait to be collected.
     pub fn is_closed(&self) -> bool {
-        self.0.desk.is_closed()
+        self.0.get().map_or(true, |shared| shared.desk.is_closed())
     }
 }
 
 impl<R: Request> AsFd for Reporter<R> {
     /// The descriptor to poll for completions.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.desk.as_fd()
+        self.0.peek().desk.as_fd()
     }
 }
 
@@ -384,6 +412,8 @@ pub enum ReportError<R> {
     Refused(R, Refusal),
     /// The responder is gone, or broke the format (`EPIPE`).
     Closed(R),
+    /// This process has only inherited the reporter, by fork (`EPERM`): attach it after the fork.
+    NotThisProcess(R),
     /// The system call failed for another reason.
     Io(R, io::Error),
 }
@@ -394,6 +424,7 @@ impl<R> ReportError<R> {
             PublishError::Full => Self::Full(record),
             PublishError::DeviceFull => Self::DeviceFull(record),
             PublishError::Closed => Self::Closed(record),
+            PublishError::NotThisProcess => Self::NotThisProcess(record),
             PublishError::Io(source) => Self::Io(record, source),
         }
     }
@@ -405,6 +436,7 @@ impl<R> ReportError<R> {
             | Self::DeviceFull(record)
             | Self::Refused(record, _)
             | Self::Closed(record)
+            | Self::NotThisProcess(record)
             | Self::Io(record, _) => record,
         }
     }
@@ -415,6 +447,7 @@ impl<R> ReportError<R> {
             Self::Full(_) | Self::DeviceFull(_) => libc::EAGAIN,
             Self::Refused(_, refusal) => refusal.errno(),
             Self::Closed(_) => libc::EPIPE,
+            Self::NotThisProcess(_) => libc::EPERM,
             Self::Io(_, source) => source.raw_os_error().unwrap_or(libc::EIO),
         }
     }
@@ -427,6 +460,7 @@ impl<R> fmt::Display for ReportError<R> {
             Self::DeviceFull(_) => "the device has too many requests on their way",
             Self::Refused(..) => "the request is refused",
             Self::Closed(_) => "the responder is gone",
+            Self::NotThisProcess(_) => NotThisProcess::TEXT,
             Self::Io(..) => "reporting failed",
         })
     }

@@ -4,14 +4,15 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use recordfd_uapi::{Format, Transport};
+use recordfd_uapi::Format;
 
 use super::{Request, check_format};
 use crate::answer;
 use crate::answer::ends::{self, Answerer, Token};
-use crate::channel::{UnattachedEnd, check_depth};
-use crate::error::{Error, RespondError, TryRecvError};
-use crate::transport::{Remote, shared, socket as carrier};
+use crate::channel::{DEFAULT_MAX_DEPTH, UnattachedEnd, check_depth};
+use crate::error::{Error, Rejected, RespondError, TryRecvError};
+use crate::sys::{Owned, Release};
+use crate::transport::Remote;
 
 /// The answering end of a channel of requests.
 ///
@@ -19,7 +20,10 @@ use crate::transport::{Remote, shared, socket as carrier};
 /// in any order. The reporter of another process is not trusted: what it sends is checked, and what it does not
 /// read holds up nobody but its own answers. What a record says is its word, though: for PCI errors see
 /// [`Recovery`](super::Recovery).
-pub struct Responder<R: Request> {
+pub struct Responder<R: Request>(Owned<Inbox<R>>);
+
+/// What it is in its process.
+struct Inbox<R: Request> {
     responder: ends::Responder<R>,
     answerer: Answerer<R>,
     /// As many reads bring a request if there is one, behind a notice for each that an honest reporter may have
@@ -33,7 +37,7 @@ static_assertions::assert_impl_all!(Responder<recordfd_uapi::PciError>: Send);
 
 impl<R: Request> fmt::Debug for Responder<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Responder").field("received", &self.received).finish_non_exhaustive()
+        f.debug_struct("Responder").field("received", &self.received()).finish_non_exhaustive()
     }
 }
 
@@ -59,27 +63,25 @@ impl<R: Request> Responder<R> {
     pub(super) fn new(responder: ends::Responder<R>, depth: u32, busy_poll: Duration) -> Self {
         let answerer = responder.answerer();
         let most_reads = depth as usize + 2;
-        let mut responder = Self { responder, answerer, most_reads, busy_poll, received: 0 };
-        responder.set_busy_poll(busy_poll);
-        responder
+        let mut inbox = Inbox { responder, answerer, most_reads, busy_poll, received: 0 };
+        inbox.set_busy_poll(busy_poll);
+        Self(Owned::new(inbox))
     }
 
     /// Attaches the responder's end of a channel that another process has made, on whatever transport, with the depth
-    /// that its maker told. Room for as many requests is set aside: look at [`UnattachedEnd::info`] first if the maker
-    /// is not trusted.
+    /// that its maker told. Room for as many requests is set aside, at most
+    /// [`UnattachedEnd::max_depth`].
     ///
     /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
     /// (SECURITY.md). The side that must not be stopped makes the channel.
     ///
     /// # Errors
     ///
-    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared).
-    pub fn attach(end: UnattachedEnd) -> Result<Self, Error> {
-        let info = end.info();
-        match info.transport {
-            Transport::SHARED => Self::from_shared(end.into()),
-            _ => Self::from_socket(end.into(), info.format, info.depth),
-        }
+    /// As [`from_socket`](Self::from_socket) and [`from_shared`](Self::from_shared), with the end.
+    pub fn attach(end: UnattachedEnd) -> Result<Self, Rejected<UnattachedEnd>> {
+        end.attach_by(Self::from_shared_within, |socket, info| {
+            Self::from_socket(socket, info.format, info.depth)
+        })
     }
 
     /// Attaches the responder's end of a channel that another process has made.
@@ -87,34 +89,23 @@ impl<R: Request> Responder<R> {
     /// `format` and `depth` are what the maker told
     /// ([`UnattachedEnd::info`](crate::UnattachedEnd::info)); a reporter that has more requests open than
     /// `depth` is taken for a hostile one. Room for `depth` requests is set aside: bound what a maker that is
-    /// not trusted tells. Calls sendmsg(2), recvmsg(2), fcntl(2) and getpid(2) only.
+    /// not trusted tells.
+    /// Calls sendmsg(2), recvmsg(2) and fcntl(2) only, and mmap(2) and getpid(2) for the first end of a process.
     ///
     /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
     /// (SECURITY.md). The side that must not be stopped makes the channel.
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `R` is not of `format`, [`Error::Option`] for a depth out of range,
-    /// [`Error::NotAUnixStream`], [`Error::SharedEnd`], [`Error::Os`].
-    pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Error> {
-        Self::adopt(socket, format, depth, None)
-    }
-
-    /// Attaches an end that another responder has received requests from: `open` are those it left unanswered, as
-    /// its [`open_cookies`](Self::open_cookies) told.
-    ///
-    /// # Errors
-    ///
-    /// As [`from_socket`](Self::from_socket).
-    pub fn resume_socket(socket: OwnedFd, format: Format, depth: u32, open: &[u32]) -> Result<Self, Error> {
-        Self::adopt(socket, format, depth, Some(open))
-    }
-
-    fn adopt(socket: OwnedFd, format: Format, depth: u32, open: Option<&[u32]>) -> Result<Self, Error> {
-        check_format::<R>(format)?;
-        check_depth("depth", depth)?;
-        let remote = Remote::Socket(carrier::adopt(socket)?);
-        Ok(Self::new(ends::Responder::remote(&remote, depth, true, open), depth, Duration::ZERO))
+    /// [`Rejected`], with the socket: [`Error::Format`] when `R` is not of `format`, [`Error::Option`] for a depth out of
+    /// range, [`Error::NotAUnixStream`],
+    /// [`Error::SharedEnd`], [`Error::Os`].
+    pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, ()) = Remote::socket(socket, || {
+            check_depth("depth", depth)?;
+            check_format::<R>(format)
+        })?;
+        Ok(Self::new(ends::Responder::remote(&remote, depth, true), depth, Duration::ZERO))
     }
 
     /// Attaches the responder's end of a channel in shared memory that another process has made with
@@ -128,12 +119,15 @@ impl<R: Request> Responder<R> {
     ///
     /// # Errors
     ///
-    /// [`Error::Format`] when `R` is not of the channel's format, and as
+    /// [`Rejected`], with the socket: [`Error::Format`] when `R` is not of the channel's format, and as
     /// [`event::Receiver::from_shared`](crate::event::Receiver::from_shared).
-    pub fn from_shared(socket: OwnedFd) -> Result<Self, Error> {
-        let (port, (), depth) = shared::attach(socket, false, check_format::<R>)?;
-        let responder = ends::Responder::remote(&Remote::Shared(port), depth, true, None);
-        Ok(Self::new(responder, depth, Duration::ZERO))
+    pub fn from_shared(socket: OwnedFd) -> Result<Self, Rejected<OwnedFd>> {
+        Self::from_shared_within(socket, DEFAULT_MAX_DEPTH)
+    }
+
+    fn from_shared_within(socket: OwnedFd, max_depth: u32) -> Result<Self, Rejected<OwnedFd>> {
+        let (remote, (), depth) = Remote::shared(socket, max_depth, false, check_format::<R>)?;
+        Ok(Self::new(ends::Responder::remote(&remote, depth, true), depth, Duration::ZERO))
     }
 
     /// Receives the next request without waiting.
@@ -143,8 +137,9 @@ impl<R: Request> Responder<R> {
     /// [`TryRecvError::Empty`] when none is there, [`TryRecvError::Closed`] when the reporter is gone and
     /// everything was received, [`TryRecvError::PeerViolation`] when it broke the format.
     pub fn try_recv(&mut self) -> Result<Pending<R>, TryRecvError> {
-        let pending = try_recv(&mut self.responder, self.most_reads)?;
-        self.received += 1;
+        let inbox = self.0.get_mut()?;
+        let pending = try_recv(&mut inbox.responder, inbox.most_reads)?;
+        inbox.received += 1;
         Ok(pending)
     }
 
@@ -168,10 +163,11 @@ impl<R: Request> Responder<R> {
     }
 
     fn recv_until(&mut self, deadline: Option<Instant>) -> Result<Pending<R>, TryRecvError> {
-        let most_reads = self.most_reads;
+        let inbox = self.0.get_mut()?;
+        let most_reads = inbox.most_reads;
         let try_recv = |responder: &mut _| try_recv(responder, most_reads);
-        let pending = self.responder.recv_until(deadline, self.busy_poll, try_recv)?;
-        self.received += 1;
+        let pending = inbox.responder.recv_until(deadline, inbox.busy_poll, try_recv)?;
+        inbox.received += 1;
         Ok(pending)
     }
 
@@ -184,14 +180,16 @@ impl<R: Request> Responder<R> {
     /// [`TryRecvError::Io`].
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool, TryRecvError> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        self.responder.wait(deadline, self.busy_poll).map_err(TryRecvError::Io)
+        let inbox = self.0.get_mut()?;
+        inbox.responder.wait(deadline, inbox.busy_poll).map_err(TryRecvError::Io)
     }
 
     /// Sets how long waits look for requests before they sleep; see
     /// [`Options::busy_poll`](super::Options::busy_poll).
     pub fn set_busy_poll(&mut self, busy_poll: Duration) {
-        self.busy_poll = busy_poll;
-        self.responder.set_busy(!busy_poll.is_zero());
+        if let Ok(inbox) = self.0.get_mut() {
+            inbox.set_busy_poll(busy_poll);
+        }
     }
 
     /// Makes the fences of both sides whenever this end is about to sleep; see
@@ -202,7 +200,7 @@ impl<R: Request> Responder<R> {
     /// [`Error::Unsupported`] on other transports than the shared one, [`Error::Os`] when the kernel has no
     /// membarrier(2).
     pub fn use_asymmetric_fence(&mut self) -> Result<(), Error> {
-        self.responder.use_asymmetric_fence()
+        self.0.get_mut()?.responder.use_asymmetric_fence()
     }
 
     /// Answers a request by its cookie; see [`Pending::into_cookie`].
@@ -212,7 +210,7 @@ impl<R: Request> Responder<R> {
     /// As [`Pending::respond`]; [`RespondError::Code`] for a code that the format does not have, which leaves the
     /// request open.
     pub fn respond(&self, answer: R::Answer) -> Result<(), RespondError<()>> {
-        self.answerer.respond_batch(&[answer]).map(|_| ())
+        self.0.get()?.answerer.respond_batch(&[answer]).map(|_| ())
     }
 
     /// The next notice of an open request; each is told once, and of several to one request the last.
@@ -220,7 +218,7 @@ impl<R: Request> Responder<R> {
     /// A notice makes the descriptor readable, but no receive returns it: look after each receive that found
     /// nothing, or that said `Closed`, before sleeping.
     pub fn next_notice(&self) -> Option<Notice> {
-        let (cookie, notice) = self.answerer.next_notice()?;
+        let (cookie, notice) = self.0.get().ok()?.answerer.next_notice()?;
         Some(match notice {
             answer::Notice::Cancelled => Notice::Cancelled { cookie },
             answer::Notice::Repeated(count) => Notice::Repeated { cookie, count },
@@ -229,13 +227,25 @@ impl<R: Request> Responder<R> {
 
     /// The cookies of all requests that were received and not answered, in no order.
     pub fn open_cookies(&self) -> Vec<u32> {
-        self.answerer.open_cookies()
+        self.0.get().map(|inbox| inbox.answerer.open_cookies()).unwrap_or_default()
     }
 
     /// Requests received so far.
     pub fn received(&self) -> u64 {
-        self.received
+        self.0.peek().received
     }
+}
+
+impl<R: Request> Inbox<R> {
+    fn set_busy_poll(&mut self, busy_poll: Duration) {
+        self.busy_poll = busy_poll;
+        self.responder.set_busy(!busy_poll.is_zero());
+    }
+}
+
+impl<R: Request> Release for Inbox<R> {
+    /// The answerer tells it, which open requests share.
+    fn release(&mut self) {}
 }
 
 fn try_recv<R: Request>(
@@ -257,7 +267,7 @@ fn try_recv<R: Request>(
 impl<R: Request> AsFd for Responder<R> {
     /// The descriptor to poll for requests and for the reporter's end.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.responder.as_fd()
+        self.0.peek().responder.as_fd()
     }
 }
 

@@ -2,21 +2,26 @@
 //!
 //! What nix offers as a safe call is used where it is needed; here is what nix lacks.
 
-// UNSAFETY: calls into libc, descriptors that arrive as numbers or must not close while they are polled, and memory
-// shared with other processes.
+// UNSAFETY: calls into libc, descriptors that arrive as numbers or must not close while they are polled, memory shared with
+// other processes, and the word that says which process this is.
 #![expect(unsafe_code)]
 
 #[cfg_attr(loom, path = "model_mapping.rs")]
 mod mapping;
 mod membarrier;
+mod owned;
 #[cfg(feature = "polling")]
 mod polled;
+#[cfg_attr(loom, path = "model_process.rs")]
+mod process;
 mod scm;
 
 pub(crate) use mapping::{Mapping, View};
 pub(crate) use membarrier::{fence_everywhere, register_for_fences};
+pub(crate) use owned::{Owned, Release};
 #[cfg(feature = "polling")]
 pub(crate) use polled::Polled;
+use process::Process;
 pub(crate) use scm::{check_unix_stream, recv_descriptor, refuse_descriptors};
 
 use std::io;

@@ -8,7 +8,7 @@ use crossbeam_queue::ArrayQueue;
 use recordfd_uapi::{Record, Sequence};
 
 use super::gone::{Gone, Unread, is_drained};
-use super::{LOSS, Owner, Taken, spin};
+use super::{LOSS, Taken, spin};
 use crate::bell::Bell;
 use crate::doorbell::{ARMED, Tokens, Waiter, ring};
 use crate::drain::DrainGate;
@@ -49,8 +49,8 @@ pub(crate) fn direction<T: Record>(depth: u32) -> Result<(Tx<T>, Rx<T>), Error> 
         emptied: DrainGate::new(),
         bell: Bell::new()?,
     });
-    let tx = Tx { shared: shared.clone(), announced: false, wake_ups: 0, owner: Owner::this_process() };
-    let rx = Rx { shared, waiter: Waiter::new(), seen_loss: 0, owner: Owner::this_process() };
+    let tx = Tx { shared: shared.clone(), announced: false, wake_ups: 0 };
+    let rx = Rx { shared, waiter: Waiter::new(), seen_loss: 0 };
     Ok((tx, rx))
 }
 
@@ -61,7 +61,6 @@ pub(crate) struct Tx<T> {
     /// `tail_loss` is set.
     announced: bool,
     wake_ups: u64,
-    owner: Owner,
 }
 
 impl<T: Record> Tx<T> {
@@ -118,6 +117,13 @@ impl<T: Record> Tx<T> {
         self.wake_ups
     }
 
+    /// Nothing more is sent.
+    pub(crate) fn release(&mut self) {
+        self.shared.producer_gone.set();
+        // Nobody owns this token, so it stays: closed is readable for ever.
+        self.shared.bell.put();
+    }
+
     fn check_open(&self) -> Result<(), TrySendError<()>> {
         if self.shared.consumer_gone.is_set() {
             return Err(TrySendError::Closed(()));
@@ -130,16 +136,6 @@ impl<T: Record> Tx<T> {
     }
 }
 
-impl<T> Drop for Tx<T> {
-    fn drop(&mut self) {
-        if self.owner.is_this_process() {
-            self.shared.producer_gone.set();
-            // Nobody owns this token, so it stays: closed is readable for ever.
-            self.shared.bell.put();
-        }
-    }
-}
-
 /// The consuming end.
 #[derive(Debug)]
 pub(crate) struct Rx<T> {
@@ -147,7 +143,6 @@ pub(crate) struct Rx<T> {
     waiter: Waiter,
     /// The announcement of a tail loss that was delivered last, and no record since.
     seen_loss: u32,
-    owner: Owner,
 }
 
 impl<T: Record> Rx<T> {
@@ -223,6 +218,12 @@ impl<T: Record> Rx<T> {
         has_work(&self.shared, self.seen_loss)
     }
 
+    /// Nothing more is received.
+    pub(crate) fn release(&mut self) {
+        self.shared.consumer_gone.set();
+        self.shared.emptied.open();
+    }
+
     fn fall_asleep(&mut self) -> bool {
         let (shared, seen_loss) = (&self.shared, self.seen_loss);
         self.waiter.try_sleep(&shared.armed.0, &shared.bell, || has_work(shared, seen_loss))
@@ -238,15 +239,6 @@ fn has_work<T>(shared: &Direction<T>, seen_loss: u32) -> bool {
 impl<T> AsFd for Rx<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.shared.bell.as_fd()
-    }
-}
-
-impl<T> Drop for Rx<T> {
-    fn drop(&mut self) {
-        if self.owner.is_this_process() {
-            self.shared.consumer_gone.set();
-            self.shared.emptied.open();
-        }
     }
 }
 

@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
-use recordfd_uapi::{Record, Sequence};
+use recordfd_uapi::{Format, Record, Sequence};
 
-use crate::error::{DrainError, Error, TryRecvError, TrySendError, Violation};
+use crate::error::{DrainError, Error, Rejected, TryRecvError, TrySendError, Violation};
 
 /// Marks that a word that tells of a loss at the end of the stream holds a sequence number, which has 31 bits.
 pub(crate) const LOSS: u32 = 1 << 31;
@@ -33,21 +33,6 @@ const MOST_BUSY_POLL: Duration = Duration::from_secs(1 << 30);
 /// Why there is nothing to leave to the other side.
 pub(crate) const NO_FENCES: Error =
     Error::Unsupported { reason: "only shared channels have fences that can be asymmetric" };
-
-/// The process that made an end. In another one, a child of fork, dropping the end must do nothing
-/// but close descriptors: the parent still uses the channel.
-#[derive(Debug)]
-pub(crate) struct Owner(u32);
-
-impl Owner {
-    pub(crate) fn this_process() -> Self {
-        Self(std::process::id())
-    }
-
-    pub(crate) fn is_this_process(&self) -> bool {
-        self.0 == std::process::id()
-    }
-}
 
 /// What one receive brought.
 #[derive(Debug, Default)]
@@ -76,6 +61,30 @@ pub(crate) enum Remote {
 }
 
 impl Remote {
+    /// The end of a channel on a socket. What is refused is given back untouched.
+    pub(crate) fn socket<F>(
+        socket: OwnedFd,
+        check: impl FnOnce() -> Result<F, Error>,
+    ) -> Result<(Self, F), Rejected<OwnedFd>> {
+        let (socket, known) = Rejected::unless(socket, |socket| {
+            let known = check()?;
+            socket::adopt(socket)?;
+            Ok(known)
+        })?;
+        Ok((Self::Socket(Arc::new(socket)), known))
+    }
+
+    /// The end of a shared channel; see [`shared::attach`].
+    pub(crate) fn shared<F>(
+        socket: OwnedFd,
+        max_depth: u32,
+        produces: bool,
+        knows: impl FnOnce(Format) -> Result<F, Error>,
+    ) -> Result<(Self, F, u32), Rejected<OwnedFd>> {
+        let (port, known, depth) = shared::attach(socket, max_depth, produces, knows)?;
+        Ok((Self::Shared(port), known, depth))
+    }
+
     /// The producing end of what this end sends. On a socket it keeps to `depth`; a ring is as deep as it is.
     pub(crate) fn tx<T: Record>(&self, depth: u32) -> RemoteTx<T> {
         match self {
@@ -177,6 +186,15 @@ impl<T: Record> Tx<T> {
         }
     }
 
+    /// Nothing more is sent. On a socket the close of the descriptor says so.
+    pub(crate) fn release(&mut self) {
+        match self {
+            #[cfg(feature = "local")]
+            Self::Local(tx) => tx.release(),
+            Self::Remote(tx) => tx.release(),
+        }
+    }
+
     /// See [`RemoteTx::leave_fences`].
     pub(crate) fn leave_fences(&mut self) -> Result<(), Error> {
         match self {
@@ -241,6 +259,13 @@ impl<T: Record> RemoteTx<T> {
             // Where one record has room, a whole write has.
             Self::Socket(_) => Ok(wanted),
             Self::Shared(tx) => tx.room(wanted).map(|room| room.min(wanted)),
+        }
+    }
+
+    /// See [`Tx::release`].
+    pub(crate) fn release(&mut self) {
+        if let Self::Shared(tx) = self {
+            tx.release();
         }
     }
 
@@ -322,6 +347,16 @@ impl<T: Record> Rx<T> {
         match &mut self.carrier {
             RxCarrier::Shared(rx) if self.broken.is_none() => rx.recv_known(take),
             _ => None,
+        }
+    }
+
+    /// Nothing more is received. On a socket the close of the descriptor says so.
+    pub(crate) fn release(&mut self) {
+        match &mut self.carrier {
+            #[cfg(feature = "local")]
+            RxCarrier::Local(rx) => rx.release(),
+            RxCarrier::Socket(_) => {}
+            RxCarrier::Shared(rx) => rx.release(),
         }
     }
 

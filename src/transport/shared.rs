@@ -156,6 +156,11 @@ impl<T: Record> Tx<T> {
         self.port.wake_ups()
     }
 
+    /// See [`Port::release`].
+    pub(crate) fn release(&mut self) {
+        self.port.release();
+    }
+
     #[cold]
     fn no_room(&mut self) -> TrySendError<()> {
         self.full = self.full.wrapping_add(1);
@@ -456,6 +461,11 @@ impl<T: Record> Rx<T> {
 
     pub(crate) fn wake_ups(&self) -> u64 {
         self.waiter.claims
+    }
+
+    /// See [`Port::release`].
+    pub(crate) fn release(&mut self) {
+        self.port.release();
     }
 
     #[inline]

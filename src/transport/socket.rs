@@ -84,8 +84,8 @@ pub(crate) fn check(socket: &OwnedFd) -> Result<(), Error> {
 
 /// Takes `socket` for a channel, and makes it close-on-exec. It must be a connected AF_UNIX stream socket, and no end of
 /// a shared channel.
-pub(crate) fn adopt(socket: OwnedFd) -> Result<Arc<OwnedFd>, Error> {
-    check(&socket)?;
+pub(crate) fn adopt(socket: &OwnedFd) -> Result<(), Error> {
+    check(socket)?;
     let mut bytes = [0; MOST_OFFER];
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     let peeked = recvmsg::<()>(socket.as_raw_fd(), &mut [IoSliceMut::new(&mut bytes)], None, flags)
@@ -96,8 +96,8 @@ pub(crate) fn adopt(socket: OwnedFd) -> Result<Arc<OwnedFd>, Error> {
         Ok(_) | Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNRESET) => {}
         Err(errno) => return Err(Error::os("recvmsg", errno)),
     }
-    fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|errno| Error::os("fcntl", errno))?;
-    Ok(Arc::new(socket))
+    fcntl(socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|errno| Error::os("fcntl", errno))?;
+    Ok(())
 }
 
 /// The producing end.

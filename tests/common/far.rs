@@ -177,7 +177,7 @@ impl AnyRx {
         match self {
             Self::Here(rx) => rx.recv_batch(items),
             Self::There(far) => {
-                let received: Vec<_> = far.line.call::<Result<_, _>>("recv_batch", items.len())?;
+                let received: Vec<_> = far.line.call::<Result<_, TryRecvError>>("recv_batch", items.len())?;
                 items[..received.len()].copy_from_slice(&received);
                 Ok(received.len())
             }

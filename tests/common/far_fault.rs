@@ -82,7 +82,8 @@ impl FarResponder {
         pages: &mut [PgFault],
     ) -> Result<Vec<AnyGroup>, TryRecvError> {
         type Received = (Vec<(usize, (u32, (usize, usize)))>, Vec<PgFault>);
-        let (groups, received): Received = self.call::<Result<_, _>>(name, (pages.len(), arguments))?;
+        let (groups, received): Received =
+            self.call::<Result<_, TryRecvError>>(name, (pages.len(), arguments))?;
         pages[..received.len()].copy_from_slice(&received);
         let group = |(id, (cookie, (begin, end)))| {
             AnyGroup::There(FarGroup { process: Some(self.0.clone()), id, cookie, range: begin..end })

@@ -21,6 +21,7 @@ use recordfd::Options;
 use recordfd::event::{self, Received, Receiver, Sender, SoleSender};
 use recordfd::uapi::{AcpiNotify, Event, EventRecord, FixedText, Record, Sequence};
 
+pub mod ends;
 pub mod far;
 pub mod far_fault;
 pub mod fault;

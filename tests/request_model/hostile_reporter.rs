@@ -46,7 +46,7 @@ struct Reference {
     most_reads: usize,
     /// Bytes of whole records that were read.
     taken: usize,
-    next_sequence: Option<u32>,
+    next_sequence: u32,
     open: BTreeMap<u32, Open>,
     /// In the order in which they are told.
     untold: VecDeque<u32>,
@@ -86,10 +86,10 @@ impl Reference {
 
     fn record<R: Sample>(&mut self, bytes: &[u8]) -> Result<Option<R>, Violation> {
         let Event { header, payload } = Event::<R>::decode(bytes)?;
-        if self.next_sequence.is_some_and(|next| next != header.sequence) {
+        if self.next_sequence != header.sequence {
             return Err(Violation::SequenceGap);
         }
-        self.next_sequence = Some((header.sequence + 1) & (i32::MAX as u32));
+        self.next_sequence = (header.sequence + 1) & (i32::MAX as u32);
         let (cookie, count) = (payload.cookie(), payload.asked_before());
         let is_notice = header.flags.contains(EventFlags::CANCELLED);
         if cookie == 0 {
@@ -155,35 +155,22 @@ pub(crate) fn run<R: Sample>(mut decisions: impl Decisions) {
     let (responder, end) = socket_responder::<R>(&Options::new().depth(1 + decisions.below(8))).unwrap();
     let info = end.info();
     let depth = info.depth as usize;
-    let mut cookies = Vec::new();
-    let is_first = !decisions.once_in(4);
-    let (responder, stream) = match is_first {
-        false => {
-            // A responder that goes on where another has left off.
-            cookies = (1..=decisions.below(4)).collect();
-            let (near, far) = UnixStream::pair().unwrap();
-            let responder = Responder::resume_socket(near.into(), info.format, info.depth, &cookies).unwrap();
-            (responder, far)
-        }
-        true => (responder, UnixStream::from(OwnedFd::from(end))),
-    };
     let reference = Reference {
-        depth: depth.max(cookies.len()),
+        depth,
         most_reads: depth + 2,
         taken: 0,
-        // Who goes on does not know where.
-        next_sequence: is_first.then_some(0),
-        open: cookies.iter().map(|cookie| (*cookie, Open::default())).collect(),
+        next_sequence: 0,
+        open: BTreeMap::new(),
         untold: VecDeque::new(),
         broken: None,
     };
     let mut run = Run {
         decisions,
         responder,
-        peer: Peer::new(stream),
+        peer: Peer::new(UnixStream::from(OwnedFd::from(end))),
         reference,
         pending: Vec::new(),
-        cookies,
+        cookies: Vec::new(),
         owed: Vec::new(),
         answers: Vec::new(),
         sequence: 0,

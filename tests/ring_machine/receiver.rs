@@ -18,7 +18,7 @@ pub(crate) fn make(_: Format, depth: u32, replies: u32) -> (Receiver<AcpiNotify>
 }
 
 pub(crate) fn attach(end: OwnedFd) -> Result<Receiver<AcpiNotify>, Error> {
-    Receiver::from_shared(end)
+    Ok(Receiver::from_shared(end)?)
 }
 
 /// A notification that can be told apart.

@@ -22,7 +22,7 @@ pub(crate) fn make(format: Format, depth: u32, _: u32) -> (FaultReporter, RingPe
 }
 
 pub(crate) fn attach(end: OwnedFd) -> Result<FaultReporter, Error> {
-    FaultReporter::from_shared(end, &options(4))
+    Ok(FaultReporter::from_shared(end, &options(4))?)
 }
 
 fn options(depth: u32) -> Options {

@@ -21,7 +21,7 @@ pub(crate) fn make(format: Format, depth: u32, _: u32) -> (FaultResponder, RingP
 }
 
 pub(crate) fn attach(end: OwnedFd) -> Result<FaultResponder, Error> {
-    FaultResponder::from_shared(end)
+    Ok(FaultResponder::from_shared(end)?)
 }
 
 pub(crate) struct Machine<C> {

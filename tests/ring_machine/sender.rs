@@ -19,7 +19,7 @@ pub(crate) fn make(_: Format, depth: u32, replies: u32) -> (SoleSender<AcpiNotif
 }
 
 pub(crate) fn attach(end: OwnedFd) -> Result<SoleSender<AcpiNotify>, Error> {
-    SoleSender::from_shared(end)
+    Ok(SoleSender::from_shared(end)?)
 }
 
 pub(crate) struct Machine<C> {

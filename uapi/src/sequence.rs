@@ -84,34 +84,29 @@ impl Sequence {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LossMeter {
-    /// The number read last; `None` until one who joined in the middle has read a record.
-    last: Option<Sequence>,
+    /// The number read last.
+    last: Sequence,
 }
 
 impl LossMeter {
-    /// For a channel's first reader, who expects number 0.
+    /// For a channel's reader, which expects number 0.
     pub const fn from_start() -> Self {
-        Self { last: Some(Sequence::MAX) }
-    }
-
-    /// For a reader who joins in the middle: the first number is taken as the baseline.
-    pub const fn from_now() -> Self {
-        Self { last: None }
+        Self { last: Sequence::MAX }
     }
 
     /// Takes note of a data record; returns how many were lost before it.
     #[inline]
     pub fn record(&mut self, sequence: Sequence) -> u32 {
-        let lost = self.last.map_or(0, |last| sequence.lost_before(last));
-        self.last = Some(sequence);
+        let lost = sequence.lost_before(self.last);
+        self.last = sequence;
         lost
     }
 
     /// Takes note of a `LOST_EVENTS` header; returns how many records it stands for.
     #[inline]
     pub fn lost_header(&mut self, sequence: Sequence) -> u32 {
-        let lost = self.last.map_or(0, |last| sequence.lost_through(last));
-        self.last = Some(sequence);
+        let lost = sequence.lost_through(self.last);
+        self.last = sequence;
         lost
     }
 }
@@ -151,11 +146,10 @@ mod tests {
     }
 
     #[test]
-    fn one_who_joins_in_the_middle_loses_nothing() {
-        let mut meter = LossMeter::from_now();
-        assert_eq!(meter.record(seq(100)), 0);
+    fn what_is_missing_before_the_first_record_is_lost() {
+        let mut meter = LossMeter::from_start();
+        assert_eq!(meter.record(seq(100)), 100);
         assert_eq!(meter.record(seq(102)), 1);
-        assert_eq!(LossMeter::from_start().record(seq(100)), 100);
     }
 
     #[test]

@@ -47,7 +47,7 @@ struct Reference {
     /// Bytes read, the beginning of a record included, and those of whole records.
     read: usize,
     taken: usize,
-    next_sequence: Option<u32>,
+    next_sequence: u32,
     part: Vec<PgFault>,
     /// Groups that are open, and whether they were cancelled.
     open: BTreeMap<u32, bool>,
@@ -117,10 +117,10 @@ impl Reference {
         let (page, is_cancelled) = if self.headed {
             let event = Event::<PgFault>::decode(bytes)?;
             let sequence = event.header.sequence;
-            if self.next_sequence.is_some_and(|next| next != sequence) {
+            if self.next_sequence != sequence {
                 return Err(Violation::SequenceGap);
             }
-            self.next_sequence = Some((sequence + 1) & (i32::MAX as u32));
+            self.next_sequence = (sequence + 1) & (i32::MAX as u32);
             (event.payload, event.header.flags.contains(EventFlags::CANCELLED))
         } else {
             (PgFault::decode(bytes)?, false)
@@ -190,39 +190,24 @@ pub(crate) fn run(mut choices: Bytes<'_>) {
     let options = options(headed, 1 + choices.below(8));
     let (responder, end) = socket_responder(&options).unwrap();
     let info = end.info();
-    let socket = OwnedFd::from(end);
-    let reference = |depth: usize, next_sequence, open: &[u32]| Reference {
+    let reference = Reference {
         headed,
-        depth: depth.max(open.len()),
+        depth: info.depth as usize,
         read: 0,
         taken: 0,
-        next_sequence,
+        next_sequence: 0,
         part: Vec::new(),
-        open: open.iter().map(|cookie| (*cookie, false)).collect(),
+        open: BTreeMap::new(),
         untold: VecDeque::new(),
         broken: None,
-    };
-    let depth = info.depth as usize;
-    let mut cookies = Vec::new();
-    let (responder, peer, reference) = match choices.below(4) {
-        0 => {
-            // A responder that goes on where another has left off.
-            drop((responder, socket));
-            cookies = (1..=choices.below(4)).collect();
-            let (near, far) = UnixStream::pair().unwrap();
-            let responder =
-                FaultResponder::resume_socket(near.into(), info.format, info.depth, &cookies).unwrap();
-            (responder, far, reference(depth, None, &cookies))
-        }
-        _ => (responder, UnixStream::from(socket), reference(depth, Some(0), &[])),
     };
     let mut run = Responder {
         choices,
         responder,
-        peer: Peer::new(peer),
+        peer: Peer::new(UnixStream::from(OwnedFd::from(end))),
         reference,
         groups: Vec::new(),
-        cookies,
+        cookies: Vec::new(),
         owed: Vec::new(),
         answers: Vec::new(),
         sequence: 0,

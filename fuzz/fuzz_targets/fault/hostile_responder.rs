@@ -306,7 +306,8 @@ impl Reporter<'_> {
         };
         assert_eq!(count, self.waiting().min(most));
         for completion in &out[..count] {
-            let FaultCompletion { dev_id, pasid: None, prg_index, cookie, code, cause, .. } = *completion else {
+            let FaultCompletion { dev_id, pasid: None, prg_index, cookie, code, cause, .. } = *completion
+            else {
                 panic!("{completion:?}")
             };
             let step = self.done.front_mut().unwrap();

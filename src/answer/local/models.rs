@@ -76,7 +76,7 @@ fn answer_keeps_the_descriptor_readable_until_its_completion_is_collected() {
         let responder = reader.responder.clone();
         let thread = thread::spawn(move || {
             for cookie in cookies {
-                responder.respond_batch(&[answer(cookie)]).unwrap();
+                responder.get().unwrap().respond_batch(&[answer(cookie)]).unwrap();
             }
         });
         let mut completions = (0..2).filter_map(|_| collect(&mut reporter)).count();
@@ -97,7 +97,7 @@ fn hang_up_is_seen_behind_the_last_answer() {
         let cookies = [publish(&mut reporter), publish(&mut reporter)];
         let thread = thread::spawn(move || {
             assert_eq!(read(&mut reader), Some(cookies[0]));
-            reader.responder.respond_batch(&[answer(cookies[0])]).unwrap();
+            reader.responder.get().unwrap().respond_batch(&[answer(cookies[0])]).unwrap();
         });
         let mut causes: Vec<_> = collect(&mut reporter).into_iter().collect();
         thread.join().unwrap();
@@ -117,7 +117,7 @@ fn group_detached_while_it_is_answered_completes_once_and_as_its_responder_was_t
         publish(&mut reporter);
         let thread = thread::spawn(move || {
             let cookie = read(&mut reader)?;
-            let taken = reader.responder.respond_batch(&[answer(cookie)]).is_ok();
+            let taken = reader.responder.get().unwrap().respond_batch(&[answer(cookie)]).is_ok();
             Some((taken, reader))
         });
         reporter.detach(|dev_id, _| dev_id == DEVICE);
@@ -137,7 +137,7 @@ fn who_waits_for_a_device_is_told_though_another_thread_takes_the_answer() {
         let cookie = read(&mut reader).unwrap();
         let reporter = Arc::new(Mutex::new(reporter));
         let answering = thread::spawn(move || {
-            reader.responder.respond_batch(&[answer(cookie)]).unwrap();
+            reader.responder.get().unwrap().respond_batch(&[answer(cookie)]).unwrap();
             reader
         });
         let draining = reporter.clone();
@@ -169,13 +169,16 @@ fn notice_wakes_a_responder_that_has_stopped_looking() {
             reporter.detach(|dev_id, _| dev_id == DEVICE);
             reporter
         });
-        let told = reader.responder.next_notice();
+        let told = reader.responder.get().unwrap().next_notice();
         let woken = reader.look(Some(Instant::now()));
         let _reporter = thread.join().unwrap();
         if told.is_none() && !woken {
             assert!(exchange.records_bell.bell.is_readable(), "lost wake-up: a notice");
         }
-        assert_eq!(told.or_else(|| reader.responder.next_notice()), Some((cookie, Notice::Cancelled)));
+        assert_eq!(
+            told.or_else(|| reader.responder.get().unwrap().next_notice()),
+            Some((cookie, Notice::Cancelled))
+        );
     });
 }
 
@@ -199,7 +202,10 @@ fn other_side_reports_and_detaches_while_groups_are_copied() {
         });
         let mut reporter = detached.unwrap_or_else(|| thread.unwrap().join().unwrap());
         for cookie in &copied {
-            assert!(reader.responder.respond_batch(&[answer(*cookie)]).is_err(), "its detach overlooked it");
+            assert!(
+                reader.responder.peek().respond_batch(&[answer(*cookie)]).is_err(),
+                "its detach overlooked it"
+            );
         }
         let causes: Vec<_> = std::iter::from_fn(|| collect(&mut reporter)).collect();
         assert_eq!(causes, [Cause::Detached; 2]);

@@ -10,6 +10,7 @@ use crate::answer::MustAnswer;
 use crate::doorbell::Waiter;
 use crate::error::TryRecvError;
 use crate::sync::lock;
+use crate::sys::Owned;
 use crate::transport::wait_readable;
 
 impl<A: MustAnswer> Exchange<A> {
@@ -46,7 +47,7 @@ impl<A: MustAnswer> Exchange<A> {
 /// The responder's end.
 #[derive(Debug)]
 pub(crate) struct LocalReader<A: MustAnswer> {
-    pub(crate) responder: Arc<LocalResponder<A>>,
+    pub(crate) responder: Arc<Owned<LocalResponder<A>>>,
     waiter: Waiter,
     /// Groups that have left the queue and that the caller is given next.
     taken: Vec<A>,
@@ -56,7 +57,7 @@ pub(crate) struct LocalReader<A: MustAnswer> {
 
 impl<A: MustAnswer> LocalReader<A> {
     /// The end of `responder`, whose groups have at most `most` records.
-    pub(super) fn new(responder: Arc<LocalResponder<A>>, most: usize) -> Self {
+    pub(super) fn new(responder: Arc<Owned<LocalResponder<A>>>, most: usize) -> Self {
         Self { responder, waiter: Waiter::new(), taken: Vec::with_capacity(most), waits: (0, 0) }
     }
 
@@ -71,7 +72,7 @@ impl<A: MustAnswer> LocalReader<A> {
         mut sink: impl FnMut(&[A]),
     ) -> Result<(), TryRecvError> {
         let Self { responder, waiter, taken, .. } = self;
-        let exchange = &*responder.exchange;
+        let exchange = &*responder.get()?.exchange;
         waiter.enter(&exchange.records_bell.armed);
         let mut count = 0;
         let (next, gone) = loop {
@@ -96,12 +97,12 @@ impl<A: MustAnswer> LocalReader<A> {
 
     /// Whether a read would bring something, a notice has come, or the end.
     pub(crate) fn has_unread(&self) -> bool {
-        self.responder.exchange.has_unread()
+        self.responder.peek().exchange.has_unread()
     }
 
     /// Looks for groups until `until`; true when there are some that were not there before.
     pub(crate) fn look(&mut self, until: Option<Instant>) -> bool {
-        let exchange = &*self.responder.exchange;
+        let exchange = &*self.responder.peek().exchange;
         let Some(until) = until.filter(|_| !exchange.has_unread()) else { return false };
         let chime = &exchange.records_bell;
         chime.stay_awake(&mut self.waiter);
@@ -112,7 +113,7 @@ impl<A: MustAnswer> LocalReader<A> {
 
     /// Sleeps until there are groups; false when `deadline` came first.
     pub(crate) fn sleep(&mut self, deadline: Option<Instant>) -> io::Result<bool> {
-        let woken = wait_readable(self.responder.as_fd(), deadline)?;
+        let woken = wait_readable(self.responder.peek().as_fd(), deadline)?;
         self.waits.1 += u64::from(woken);
         Ok(woken)
     }
@@ -217,8 +218,14 @@ mod tests {
         });
         assert!(read.is_ok() && copied == [(cookies[0], 2)], "{copied:?}");
         let mut reporter = thread.join().unwrap();
-        assert!(reader.responder.is_cancelled(cookies[0]));
-        assert!(reader.responder.respond_batch(&[Page::answer(cookies[0], ResponseCode::Success)]).is_err());
+        assert!(reader.responder.peek().is_cancelled(cookies[0]));
+        assert!(
+            reader
+                .responder
+                .peek()
+                .respond_batch(&[Page::answer(cookies[0], ResponseCode::Success)])
+                .is_err()
+        );
         let mut causes = Vec::new();
         reporter.collect(8, |ended| causes.push((ended.dev_id, ended.cause))).unwrap();
         assert_eq!(causes, [(1, Cause::Detached); 2]);
@@ -234,10 +241,10 @@ mod tests {
         reader.read(256, 256, |_| {}).unwrap();
         let answers: Vec<_> =
             cookies.iter().map(|cookie| Page::answer(*cookie, ResponseCode::Success)).collect();
-        assert_eq!(reader.responder.respond_batch(&answers).unwrap(), 200);
+        assert_eq!(reader.responder.peek().respond_batch(&answers).unwrap(), 200);
         assert!(!ANSWER.get().is_null() && !answers.as_ptr_range().contains(&ANSWER.get()));
         let (answered, late) =
-            (reader.responder.respond_batch(&answers), reader.responder.respond_batch(&[]));
+            (reader.responder.peek().respond_batch(&answers), reader.responder.peek().respond_batch(&[]));
         assert!(matches!((answered, late), (Err(RespondError::StaleCookie), Ok(0))));
         assert_eq!(reporter.collect(256, |ended| assert_eq!(ended.cause, Cause::Answered)).unwrap(), 200);
     }
@@ -275,7 +282,7 @@ mod tests {
             let from = groups - reporter.ledger().unanswered() as usize;
             assert_eq!(read.chunks(7).map(|group| group[0]).collect::<Vec<_>>(), cookies[from..from + fits]);
             for cookie in &cookies[from..from + fits] {
-                reader.responder.apply(&[Page::answer(*cookie, ResponseCode::Success)]).unwrap();
+                reader.responder.peek().apply(&[Page::answer(*cookie, ResponseCode::Success)]).unwrap();
             }
             reporter.collect(groups, |_| {}).unwrap();
         }

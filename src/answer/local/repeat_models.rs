@@ -63,9 +63,9 @@ fn repeat_that_meets_an_answer_opens_nothing_and_is_told_of_no_answered_request(
         let (cookie, _) = read(&mut reader).unwrap();
         let responder = reader.responder.clone();
         let thread = thread::spawn(move || {
-            let told = responder.next_notice();
-            responder.respond_batch(&[answer(cookie)]).unwrap();
-            assert_eq!(responder.next_notice(), None, "of a request that was answered");
+            let told = responder.get().unwrap().next_notice();
+            responder.get().unwrap().respond_batch(&[answer(cookie)]).unwrap();
+            assert_eq!(responder.get().unwrap().next_notice(), None, "of a request that was answered");
             told
         });
         repeat(&mut reporter, record, 1);
@@ -76,7 +76,7 @@ fn repeat_that_meets_an_answer_opens_nothing_and_is_told_of_no_answered_request(
         // The slot's next request is told of nothing that is not its own.
         let next = publish(&mut reporter);
         assert_eq!(read(&mut reader), Some((next.cookie, 0)));
-        assert_eq!(reader.responder.next_notice(), None);
+        assert_eq!(reader.responder.get().unwrap().next_notice(), None);
         drop(exchange);
     });
 }
@@ -92,13 +92,13 @@ fn repeat_that_meets_a_read_is_in_the_record_or_wakes_its_reader() {
         });
         let (cookie, count) = read(&mut reader).unwrap();
         let nothing = read(&mut reader);
-        let told = reader.responder.next_notice();
+        let told = reader.responder.get().unwrap().next_notice();
         let _reporter = thread.join().unwrap();
         assert_eq!((cookie, nothing), (record.cookie, None));
         if count == 0 && told.is_none() {
             assert!(exchange.records_bell.bell.is_readable(), "lost wake-up: a repeat");
         }
-        let told = told.or_else(|| reader.responder.next_notice());
+        let told = told.or_else(|| reader.responder.get().unwrap().next_notice());
         let expected = (count == 0).then_some((cookie, Notice::Repeated(1)));
         assert_eq!(told, expected, "it is told once");
     });
@@ -117,9 +117,9 @@ fn request_that_is_detached_behind_a_repeat_is_told_as_cancelled_last() {
             reporter
         });
         let taken = read(&mut reader);
-        let early = reader.responder.next_notice();
+        let early = reader.responder.get().unwrap().next_notice();
         let mut reporter = thread.join().unwrap();
-        let late = reader.responder.next_notice();
+        let late = reader.responder.get().unwrap().next_notice();
         let Some((cookie, count)) = taken else {
             assert_eq!((early, late, reporter.ledger().in_flight()), (None, None, 0));
             return;
@@ -128,7 +128,7 @@ fn request_that_is_detached_behind_a_repeat_is_told_as_cancelled_last() {
         let cancelled = Some((cookie, Notice::Cancelled));
         assert!(early == cancelled || late == cancelled, "{early:?} {late:?}");
         assert!(early != cancelled || late.is_none(), "{late:?} behind the end");
-        assert!(reader.responder.respond_batch(&[answer(cookie)]).is_err());
+        assert!(reader.responder.get().unwrap().respond_batch(&[answer(cookie)]).is_err());
         assert_eq!((collect(&mut reporter), reporter.ledger().in_flight()), (None, 0));
     });
 }

@@ -6,8 +6,10 @@ use std::sync::{Arc, PoisonError};
 use super::table::{Attachment, FaultSource};
 use super::tell::{Held, is_responding};
 use super::{FaultHandle, FaultRouter, Shared};
+use crate::error::NotThisProcess;
 use crate::fault::request::MAX_PASID;
-use crate::sync::{Ordering, lock, read, write};
+use crate::sync::{Ordering, lock, write};
+use crate::sys::Owned;
 
 /// A handle was not attached, replaced or detached, and everything is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +33,15 @@ pub enum AttachError {
     /// The call comes from within `respond`, and would wait for itself (`EDEADLK`).
     #[error("the call comes from within the function that it waits for")]
     WithinRespond,
+    /// This process has only inherited the router, by fork (`EPERM`): make it after the fork.
+    #[error("{}", NotThisProcess)]
+    NotThisProcess,
+}
+
+impl From<NotThisProcess> for AttachError {
+    fn from(_: NotThisProcess) -> Self {
+        Self::NotThisProcess
+    }
 }
 
 impl AttachError {
@@ -42,6 +53,7 @@ impl AttachError {
             Self::Busy => libc::EBUSY,
             Self::Foreign | Self::Pasid => libc::EINVAL,
             Self::WithinRespond => libc::EDEADLK,
+            Self::NotThisProcess => libc::EPERM,
         }
     }
 }
@@ -132,6 +144,7 @@ impl FaultRouter {
         replaces: bool,
         set: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), SwitchError<E>> {
+        let shared = self.0.get().map_err(AttachError::from)?;
         if !self.owns(handle) {
             return Err(AttachError::Foreign.into());
         }
@@ -139,13 +152,15 @@ impl FaultRouter {
         if replaces {
             refuse_within_respond()?;
         }
-        let attachment = write(&self.0.table).reserve(source, handle, replaces)?;
+        let attachment = write(&shared.table).reserve(source, handle, replaces)?;
         let mut reservation = Reservation { router: &self.0, source, attachment: Some(attachment) };
         set().map_err(SwitchError::Switch)?;
+        // The caller's part may have forked.
+        self.0.get().map_err(AttachError::from)?;
         let Some(attachment) = reservation.attachment.take() else { return Ok(()) };
-        let old = write(&self.0.table).store(source, attachment);
+        let old = write(&shared.table).store(source, attachment);
         let mut held = Held::default();
-        old.into_iter().for_each(|old| self.0.retire(&old, &mut held));
+        old.into_iter().for_each(|old| shared.retire(&old, &mut held));
         held.go_on();
         Ok(())
     }
@@ -163,14 +178,10 @@ impl FaultRouter {
         refuse_within_respond()?;
         check(source)?;
         let mut held = Held::default();
-        self.detach_held(source, &mut held)?;
+        let shared = self.0.get()?;
+        let old = write(&shared.table).remove(source)?;
+        shared.retire(&old, &mut held);
         held.go_on();
-        Ok(())
-    }
-
-    fn detach_held(&self, source: FaultSource, held: &mut Held) -> Result<(), AttachError> {
-        let old = write(&self.0.table).remove(source)?;
-        self.0.retire(&old, held);
         Ok(())
     }
 
@@ -178,28 +189,24 @@ impl FaultRouter {
     /// Markers. Returns how many handles it had. A group whose last page had not come in time by then may still be told
     /// of, by a [`process`](Self::process) in another thread.
     ///
+    /// All of them are taken off at one moment: a report finds each handle or none.
+    ///
     /// # Errors
     ///
-    /// [`AttachError::Busy`] when another call is switching one of its sources: the others are detached.
-    /// [`AttachError::WithinRespond`].
+    /// [`AttachError::Busy`] when another call is switching one of its sources, also one that has no handle yet,
+    /// [`AttachError::WithinRespond`]; everything is as it was.
     pub fn detach_device(&self, dev_id: u32) -> Result<usize, AttachError> {
         refuse_within_respond()?;
-        let (mut count, mut outcome, mut held) = (0, Ok(()), Held::default());
-        let sources = read(&self.0.table).sources(dev_id);
-        for source in sources {
-            match self.detach_held(source, &mut held) {
-                Ok(()) => count += 1,
-                // Someone else was faster.
-                Err(AttachError::NotAttached) => {}
-                Err(error) => outcome = Err(error),
-            }
-        }
-        let mut intake = self.0.intake();
+        let mut held = Held::default();
+        let shared = self.0.get()?;
+        let attached = write(&shared.table).remove_device(dev_id)?;
+        attached.iter().for_each(|old| shared.retire(old, &mut held));
+        let mut intake = shared.intake();
         intake.counters.discarded += intake.collector.discard(|of| of == dev_id);
         intake.markers.discard(dev_id);
         drop(intake);
         held.go_on();
-        outcome.map(|()| count)
+        Ok(attached.len())
     }
 }
 
@@ -224,15 +231,15 @@ fn attach_error(switched: Result<(), SwitchError<Infallible>>) -> Result<(), Att
 
 /// What is set aside for a switch; given back when it comes to nothing, also by a panic.
 struct Reservation<'a> {
-    router: &'a Shared,
+    router: &'a Owned<Shared>,
     source: FaultSource,
     attachment: Option<Arc<Attachment>>,
 }
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        if let Some(attachment) = &self.attachment {
-            write(&self.router.table).give_up(self.source, attachment);
+        if let (Some(attachment), Ok(router)) = (&self.attachment, self.router.get()) {
+            write(&router.table).give_up(self.source, attachment);
         }
     }
 }

@@ -9,7 +9,9 @@ use recordfd_uapi::PgFault;
 use super::Shared;
 use super::worker::{FaultWork, Worker};
 use crate::answer::{Completion, Group, Ledger, PublishError};
+use crate::error::NotThisProcess;
 use crate::fault::FaultReporter;
+use crate::sys::{Owned, Release};
 
 /// What takes faults, made by [`FaultRouter::queue`](super::FaultRouter::queue),
 /// [`inline`](super::FaultRouter::inline) or [`executor`](super::FaultRouter::executor); clones are the same one.
@@ -25,8 +27,8 @@ static_assertions::assert_impl_all!(FaultHandle: Send, Sync, Clone);
 
 #[derive(Debug)]
 pub(super) struct Handle {
-    pub(super) router: Weak<Shared>,
-    pub(super) kind: Kind,
+    pub(super) router: Weak<Owned<Shared>>,
+    pub(super) kind: Owned<Kind>,
 }
 
 #[derive(Debug)]
@@ -34,6 +36,11 @@ pub(super) struct Handle {
 pub(super) enum Kind {
     Queue(FaultReporter),
     Worker(Box<Worker>),
+}
+
+impl Release for Kind {
+    /// A queue tells it itself; work has no other side.
+    fn release(&mut self) {}
 }
 
 /// What a handle has seen so far.
@@ -64,7 +71,8 @@ pub struct HandleCounters {
 }
 
 impl FaultHandle {
-    pub(super) fn new(router: Weak<Shared>, kind: Kind) -> Self {
+    pub(super) fn new(router: Weak<Owned<Shared>>, kind: Kind) -> Self {
+        let kind = Owned::new(kind);
         Self { inner: Arc::new(Handle { router, kind }), owns_pasid_table: false }
     }
 
@@ -85,7 +93,7 @@ impl FaultHandle {
     /// too, also when the handle is attached nowhere any more: [`FaultRouter::collect`](super::FaultRouter::collect)
     /// takes those in.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        match &self.inner.kind {
+        match self.inner.kind.peek() {
             Kind::Queue(reporter) => Some(reporter.as_fd()),
             Kind::Worker(_) => None,
         }
@@ -93,7 +101,7 @@ impl FaultHandle {
 
     /// Whether the responder of a queue is gone, or broke the format: what is routed here is answered INVALID at once.
     pub fn is_closed(&self) -> bool {
-        match &self.inner.kind {
+        match self.inner.kind.peek() {
             Kind::Queue(reporter) => reporter.is_closed(),
             Kind::Worker(_) => false,
         }
@@ -101,9 +109,10 @@ impl FaultHandle {
 
     /// What was seen so far; answers of a queue count once they were taken in.
     pub fn counters(&self) -> HandleCounters {
-        match &self.inner.kind {
-            Kind::Queue(reporter) => reporter.with_ledger(HandleCounters::of),
-            Kind::Worker(worker) => worker.with_ledger(HandleCounters::of),
+        match self.inner.kind.get() {
+            Ok(Kind::Queue(reporter)) => reporter.with_ledger(HandleCounters::of),
+            Ok(Kind::Worker(worker)) => worker.with_ledger(HandleCounters::of),
+            Err(NotThisProcess) => HandleCounters::default(),
         }
     }
 }
@@ -129,7 +138,7 @@ impl HandleCounters {
 impl Handle {
     /// The most faults of a group.
     pub(super) fn max_group(&self) -> u32 {
-        match &self.kind {
+        match self.kind.peek() {
             Kind::Queue(reporter) => reporter.max_group(),
             Kind::Worker(worker) => worker.max_group(),
         }
@@ -137,9 +146,10 @@ impl Handle {
 
     /// How many groups it can hold.
     pub(super) fn depth(&self) -> u32 {
-        match &self.kind {
-            Kind::Queue(reporter) => reporter.depth(),
-            Kind::Worker(worker) => worker.with_ledger(Ledger::depth),
+        match self.kind.get() {
+            Ok(Kind::Queue(reporter)) => reporter.depth(),
+            Ok(Kind::Worker(worker)) => worker.with_ledger(Ledger::depth),
+            Err(NotThisProcess) => 0,
         }
     }
 
@@ -151,26 +161,27 @@ impl Handle {
         page: impl Fn(usize) -> PgFault,
         now: Instant,
     ) -> Result<Option<FaultWork>, PublishError> {
-        match &self.kind {
+        match self.kind.get()? {
             Kind::Queue(reporter) => reporter.publish(group, count, page, now).map(|_| None),
             Kind::Worker(worker) => {
                 let (cookie, pages) = worker.open(group, count, page, now)?;
-                Ok(Some(FaultWork::new(self.clone(), cookie, pages)))
+                Ok(Some(FaultWork::new(self, cookie, pages)))
             }
         }
     }
 
     /// Completes every group that went through `attachment` and is not answered.
     pub(super) fn cancel(&self, attachment: u32) {
-        match &self.kind {
-            Kind::Queue(reporter) => reporter.cancel(attachment),
-            Kind::Worker(worker) => worker.cancel(attachment),
+        match self.kind.get() {
+            Ok(Kind::Queue(reporter)) => reporter.cancel(attachment),
+            Ok(Kind::Worker(worker)) => worker.cancel(attachment),
+            Err(NotThisProcess) => {}
         }
     }
 
     /// Completes what has waited too long by `now`; returns when that is due next.
     pub(super) fn process(&self, now: Instant) -> Option<Instant> {
-        match &self.kind {
+        match self.kind.get().ok()? {
             Kind::Queue(reporter) => {
                 reporter.process(now);
                 reporter.next_deadline()
@@ -181,7 +192,7 @@ impl Handle {
 
     /// When [`process`](Self::process) is due next.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        match &self.kind {
+        match self.kind.get().ok()? {
             Kind::Queue(reporter) => reporter.next_deadline(),
             Kind::Worker(worker) => worker.with_ledger(|ledger| ledger.next_deadline()),
         }
@@ -196,9 +207,10 @@ impl Handle {
                 *place = Some(completion);
             }
         };
-        match &self.kind {
-            Kind::Queue(reporter) => reporter.take(most, sink),
-            Kind::Worker(worker) => worker.take(most, sink),
+        match self.kind.get() {
+            Ok(Kind::Queue(reporter)) => reporter.take(most, sink),
+            Ok(Kind::Worker(worker)) => worker.take(most, sink),
+            Err(NotThisProcess) => 0,
         }
     }
 }

@@ -162,6 +162,16 @@ impl Table {
         self.by_source.remove(&source.key()).ok_or(AttachError::NotAttached)
     }
 
+    /// Takes every attachment of a device off its source; none of them while one of its sources is being switched.
+    pub(super) fn remove_device(&mut self, dev_id: u32) -> Result<Vec<Arc<Attachment>>, AttachError> {
+        if self.switching.iter().any(|source| source.dev_id() == dev_id) {
+            return Err(AttachError::Busy);
+        }
+        let of_device = |key: &Key| (*key >> 32) as u32 == dev_id;
+        let keys: Vec<_> = self.by_source.keys().copied().filter(of_device).collect();
+        Ok(keys.iter().filter_map(|key| self.by_source.remove(key)).collect())
+    }
+
     /// Forgets an attachment that everything of was told.
     pub(super) fn free(&mut self, attachment: &Attachment) {
         self.by_id[attachment.id as usize - 1] = None;
@@ -187,15 +197,5 @@ impl Table {
     /// The handle at `index` of those that are attached.
     pub(super) fn handle(&self, index: usize) -> Option<Arc<Handle>> {
         self.handles.get(index).map(|(handle, _)| handle.clone())
-    }
-
-    /// The sources of a device.
-    pub(super) fn sources(&self, dev_id: u32) -> Vec<FaultSource> {
-        let of_device = self.by_source.keys().filter(|key| (**key >> 32) as u32 == dev_id);
-        let source = |key: &Key| match *key as u32 {
-            0 => FaultSource::rid(dev_id),
-            pasid => FaultSource::pasid(dev_id, pasid >> 1),
-        };
-        of_device.map(source).collect()
     }
 }

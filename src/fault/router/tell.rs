@@ -105,7 +105,7 @@ impl Shared {
             let most = left.min(BATCH);
             let count = handle.take(&mut batch[..most]);
             // Work that completes from now on is told by whoever completes it; a queue may bring more.
-            let is_all = count < most && matches!(handle.kind, Kind::Worker(_));
+            let is_all = count < most && matches!(handle.kind.peek(), Kind::Worker(_));
             left = if count == 0 || is_all { 0 } else { left - count };
             for completion in batch.into_iter().flatten() {
                 let via = completion.tag.via;

@@ -12,6 +12,7 @@ use crate::answer::{Completion, Group, Ledger, MustAnswer, PublishError, Withdra
 use crate::error::RespondError;
 use crate::fault::{Options, ResponseCode};
 use crate::sync::{Mutex, lock};
+use crate::sys::{Owned, Release};
 
 /// The most pages of a group: as many as a queue can have.
 pub(super) const MOST_PAGES: usize = WRITE_MAX / PgFault::SIZE;
@@ -112,7 +113,11 @@ impl Worker {
 /// Dropping it, also in a panic, answers INVALID. It may be kept, moved to other threads and answered in any order;
 /// if its source is detached meanwhile, it was completed then.
 #[must_use = "work must be answered; dropping it answers INVALID"]
-pub struct FaultWork {
+pub struct FaultWork(Owned<Work>);
+
+/// What it is in its process.
+#[derive(Debug)]
+struct Work {
     handle: Arc<Handle>,
     /// 0, which is no cookie, when nothing is to be answered any more.
     cookie: u32,
@@ -123,41 +128,43 @@ static_assertions::assert_impl_all!(FaultWork: Send, Sync);
 
 impl fmt::Debug for FaultWork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FaultWork").field("pages", &self.pages).finish_non_exhaustive()
+        f.debug_struct("FaultWork").field("pages", &self.pages()).finish_non_exhaustive()
     }
 }
 
 impl FaultWork {
-    pub(super) fn new(handle: Arc<Handle>, cookie: u32, pages: Vec<PgFault>) -> Self {
-        Self { handle, cookie, pages }
+    pub(super) fn new(handle: &Arc<Handle>, cookie: u32, pages: Vec<PgFault>) -> Self {
+        Self(handle.kind.own(Work { handle: handle.clone(), cookie, pages }))
     }
 
     pub(super) fn handle(&self) -> &Arc<Handle> {
-        &self.handle
+        &self.0.peek().handle
     }
 
     /// The page faults of the group, at least one.
     pub fn pages(&self) -> &[PgFault] {
-        &self.pages
+        &self.0.peek().pages
     }
 
     /// Answers the group, and tells the device in the same call.
     ///
     /// # Errors
     ///
-    /// [`RespondError::StaleCookie`] when it was completed without its answer.
+    /// [`RespondError::StaleCookie`] when it was completed without its answer, [`RespondError::NotThisProcess`].
     pub fn respond(mut self, code: ResponseCode) -> Result<(), RespondError<()>> {
-        if self.finish(|ledger, cookie| ledger.answer(cookie, Some(code))) {
+        if self.0.get_mut()?.finish(|ledger, cookie| ledger.answer(cookie, Some(code))) {
             Ok(())
         } else {
             Err(RespondError::StaleCookie)
         }
     }
+}
 
+impl Work {
     /// Settles the group and gives the room for its pages back; false when it was completed before.
     fn finish(&mut self, settle: impl FnOnce(&mut Ledger<PgFault>, u32) -> bool) -> bool {
         let cookie = std::mem::take(&mut self.cookie);
-        let Kind::Worker(worker) = &self.handle.kind else { return false };
+        let Ok(Kind::Worker(worker)) = self.handle.kind.get() else { return false };
         let mut pages = std::mem::take(&mut self.pages);
         pages.clear();
         let in_time = {
@@ -165,7 +172,8 @@ impl FaultWork {
             state.free.push(pages);
             settle(&mut state.ledger, cookie)
         };
-        if let Some(router) = self.handle.router.upgrade() {
+        let router = self.handle.router.upgrade();
+        if let Some(router) = router.as_deref().and_then(|router| router.get().ok()) {
             let mut held = Held::default();
             router.deliver(&self.handle, &mut held);
             held.go_on();
@@ -174,8 +182,8 @@ impl FaultWork {
     }
 }
 
-impl Drop for FaultWork {
-    fn drop(&mut self) {
+impl Release for Work {
+    fn release(&mut self) {
         if self.cookie != 0 {
             self.finish(Ledger::give_up);
         }

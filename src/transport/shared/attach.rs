@@ -19,7 +19,8 @@ use zerocopy::IntoBytes;
 
 use super::layout::{ATTACHED, CONTROL_WORDS, Layout};
 use super::port::Port;
-use crate::error::Error;
+use crate::channel::check_told_depth;
+use crate::error::{Error, Rejected};
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::{self, Mapping, View};
 use crate::transport::socket::{self, MOST_OFFER};
@@ -47,35 +48,53 @@ pub(crate) fn make(format: Format, produces: bool, depth: u32, reply_depth: u32)
     Ok((port, far, layout.records.depth))
 }
 
-/// Takes over the end that another process has made a channel for. This side is to produce the records, or to
+/// Attaches the end that another process has made a channel for. This side is to produce the records, or to
 /// consume them, of a format that it `knows`; returns what it knows of it and how many records there is room for, too.
+///
+/// A ring deeper than `max_depth` is refused. What is refused is given back untouched: the Offer is peeked at, and taken
+/// out only once nothing else can fail.
 pub(crate) fn attach<F>(
     socket: OwnedFd,
+    max_depth: u32,
     produces: bool,
     knows: impl FnOnce(Format) -> Result<F, Error>,
-) -> Result<(Arc<Port>, F, u32), Error> {
-    socket::check(&socket)?;
-    let (bytes, length, memory) = peek_offer(&socket)?;
+) -> Result<(Arc<Port>, F, u32), Rejected<OwnedFd>> {
+    let (socket, (mapping, layout, known)) =
+        Rejected::unless(socket, |socket| take_offer(socket, max_depth, produces, knows))?;
+    Ok((Port::new(socket, &mapping, &layout, produces), known, layout.records.depth))
+}
+
+/// Checks and takes the Offer; returns the memory, where everything is in it, and what is known of its format.
+fn take_offer<F>(
+    socket: &OwnedFd,
+    max_depth: u32,
+    produces: bool,
+    knows: impl FnOnce(Format) -> Result<F, Error>,
+) -> Result<(Arc<Mapping>, Layout, F), Error> {
+    socket::check(socket)?;
+    let (bytes, length, memory) = peek_offer(socket)?;
     let offer = Offer::from_bytes(&bytes[..length]).map_err(Error::Offer)?;
     if offer.flags.contains(OfferFlags::PRODUCER) != produces {
         return Err(Error::WrongEnd);
     }
     let known = knows(offer.format)?;
     let layout = Layout::checked(&offer)?;
+    check_told_depth(layout.records.depth.max(layout.replies.depth), max_depth)?;
     check_seals(memory.as_fd())?;
     let size = lseek(&memory, 0, Whence::SeekEnd).map_err(|errno| Error::os("lseek", errno))?;
     if u64::try_from(size) != Ok(layout.map_size) {
         return Err(Error::BadOffer { reason: "the memory is not as large as the offer says" });
     }
     let mapping = map(memory, &layout)?;
-    fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|errno| Error::os("fcntl", errno))?;
+    fcntl(socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|errno| Error::os("fcntl", errno))?;
     // Of several processes that look at copies of one end, one has it. Relaxed: the word alone says so.
     let control: View<[AtomicU32; CONTROL_WORDS]> = mapping.view(layout.records.offset);
     if control[ATTACHED].swap(1, Ordering::Relaxed) != 0 {
         return Err(Error::AlreadyAttached);
     }
-    take_out(&socket, length)?;
-    Ok((Port::new(socket, &mapping, &layout, produces), known, layout.records.depth))
+    // This fails only if a process that has not exchanged the word reads the socket: then nobody can attach the end.
+    take_out(socket, length)?;
+    Ok((mapping, layout, known))
 }
 
 /// Looks at the Offer and its descriptor. Nothing is taken out: what else there may be belongs to whoever has

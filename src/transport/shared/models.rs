@@ -216,6 +216,7 @@ fn shared_sender_dropped() {
         let thread = thread::spawn(move || {
             send(&mut tx, 0, 1);
             send(&mut tx, 1, 1);
+            tx.release();
         });
         receiver.run(2, 1);
         while !matches!(receiver.recv(1), Got::Closed) {
@@ -231,8 +232,8 @@ fn shared_sender_dropped() {
 #[test]
 fn shared_receiver_dropped() {
     loom::model(|| {
-        let (mut tx, receiver) = channel(1);
-        let thread = thread::spawn(move || drop(receiver));
+        let (mut tx, mut receiver) = channel(1);
+        let thread = thread::spawn(move || receiver.rx.release());
         let first = tx.send(1, |_| item(0));
         assert!(matches!(first, Ok(1) | Err(TrySendError::Closed(()))), "{first:?}");
         thread.join().unwrap();

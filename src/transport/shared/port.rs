@@ -24,7 +24,7 @@ use crate::ring::Storage;
 use crate::sync::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 use crate::sys::{self, Mapping, View};
 use crate::transport::gone::{self, Gone};
-use crate::transport::{Owner, wait_for};
+use crate::transport::wait_for;
 
 /// One ring in shared memory, with what is around it.
 #[derive(Clone, Debug)]
@@ -114,7 +114,8 @@ pub(crate) struct Port {
     /// How often this end has woken the consumer.
     wake_ups: AtomicUsize,
     pub(super) calls: Calls,
-    owner: Owner,
+    /// The peer was told that this end is gone.
+    released: AtomicBool,
 }
 
 impl Port {
@@ -136,7 +137,7 @@ impl Port {
             unfenced: AtomicBool::new(false),
             wake_ups: AtomicUsize::new(0),
             calls: Calls::new(mapping),
-            owner: Owner::this_process(),
+            released: AtomicBool::new(false),
         })
     }
 
@@ -315,6 +316,21 @@ impl Port {
         }
     }
 
+    /// Tells the peer that this end is gone. Both directions of an end do; the first one tells it.
+    pub(super) fn release(&self) {
+        // Relaxed: what uses the end is dropped, so nobody else is here.
+        if self.released.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        // Before the socket goes, so that the peer needs no system call to know.
+        self.produced.gone().set();
+        // A child of fork may have a copy of the socket, without whose end it does not hang up: this is what
+        // wakes a peer that sleeps, and stays.
+        self.put_token();
+        // The socket closes next.
+        self.calls.before_send();
+    }
+
     /// Tells the producer that this end fences for both whenever it arms, from now on.
     pub(super) fn fence_for_both(&self) {
         // Release pairs with the load in `consumer_fences`.
@@ -325,20 +341,6 @@ impl Port {
 impl AsFd for Port {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-}
-
-impl Drop for Port {
-    fn drop(&mut self) {
-        if self.owner.is_this_process() {
-            // Before the socket goes, so that the peer needs no system call to know.
-            self.produced.gone().set();
-            // A child of fork may have a copy of the socket, without whose end it does not hang up: this is what
-            // wakes a peer that sleeps, and stays.
-            self.put_token();
-            // The socket closes next.
-            self.calls.before_send();
-        }
     }
 }
 

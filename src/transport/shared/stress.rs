@@ -22,7 +22,7 @@ const BATCH: usize = 64;
 /// which the descriptor was unreadable though their send had returned. Returns both.
 fn send_batches(registered: bool, is_enough: impl Fn(u32, u32) -> bool) -> (u32, u32) {
     let (near, far, depth) = make(AcpiNotify::FORMAT, true, 2 * BATCH as u32, 1).unwrap();
-    let (far, ..) = attach(far, false, Ok).unwrap();
+    let (far, ..) = attach(far, 1 << 16, false, Ok).unwrap();
     let (mut tx, mut rx) = (Tx::<Event<AcpiNotify>>::new(near), Rx::<Event<AcpiNotify>>::new(far));
     rx.fence_for_both();
     if registered {
