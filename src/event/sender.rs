@@ -79,8 +79,8 @@ impl<R: EventRecord> Sender<R> {
     ///
     /// `format` and `depth` are what the maker told ([`UnattachedEnd::info`](crate::UnattachedEnd::info)).
     /// The depth keeps one write of the maker's send buffer free for a notice of loss; told too high, a
-    /// loss at the very end of the stream may go unreported. Calls fcntl(2) and recvmsg(2) only, and mmap(2) and getpid(2)
-    /// for the first end of a process.
+    /// loss at the very end of the stream may go unreported. Calls fcntl(2) and recvmsg(2) only, and mmap(2) and
+    /// getpid(2) for the first end of a process.
     ///
     /// # Errors
     ///
