@@ -153,8 +153,8 @@ impl UnattachedEnd {
     /// The deepest channel that this process attaches, 65,536 if nothing is said.
     ///
     /// The maker chooses the depth, up to 2^20, and whoever attaches the end sets room aside for as many groups or
-    /// requests: some 8 MB by default where they are reported, up to 117 MB without a limit. A deeper channel is refused
-    /// with [`Error::TooDeep`] before anything is allocated, and the end is given back. In shared memory the limit goes
+    /// requests: some 8 MB by default where they are reported, up to 117 MB without a limit. A deeper channel is
+    /// refused with [`Error::TooDeep`] before anything is allocated, and the end is given back. In shared memory the limit goes
     /// for replies, too.
     ///
     /// # Examples

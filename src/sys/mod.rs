@@ -2,8 +2,8 @@
 //!
 //! What nix offers as a safe call is used where it is needed; here is what nix lacks.
 
-// UNSAFETY: calls into libc, descriptors that arrive as numbers or must not close while they are polled, memory shared with
-// other processes, and the word that says which process this is.
+// UNSAFETY: calls into libc, descriptors that arrive as numbers or must not close while they are polled, memory shared
+// with other processes, and the word that says which process this is.
 #![expect(unsafe_code)]
 
 #[cfg_attr(loom, path = "model_mapping.rs")]

@@ -8,8 +8,8 @@
 //! The page is of the type `MAP_DROPPABLE` (Linux 6.11, `include/uapi/linux/mman.h`), for which mmap(2) itself
 //! sets `VM_WIPEONFORK` (`mm/mmap.c`). `MADV_WIPEONFORK` would do the same on older kernels, but a jail that forbids it
 //! kills the process, and whether there is one cannot be asked. So before Linux 6.11 the word is ordinary memory, which
-//! a `pthread_atfork` handler changes: a child that a bare clone(2) made is noticed by the first drop there, which calls
-//! getpid(2).
+//! a `pthread_atfork` handler changes. A child that a bare clone(2) made is then noticed by its first drop or attach,
+//! which calls getpid(2).
 //!
 //! A child of vfork or posix_spawn shares the memory with its parent, and with it the generation. It may call nothing
 //! of this library before it execs.
