@@ -11,10 +11,10 @@ mod ring_peer;
 use allocation::without;
 use common::fault::*;
 use common::*;
-use recordfd::TryRecvError;
 use recordfd::event::Received;
 use recordfd::fault::{FaultCompletion, FaultReporter, FaultResponder, Options};
-use recordfd::uapi::{AcpiOst, Format, PgFault};
+use recordfd::uapi::{AcpiOst, ChannelInfo, Format, PgFault, Transport};
+use recordfd::{TryRecvError, UnattachedEnd};
 use ring_ends::{RECEIVERS, REPORTERS, RESPONDERS, SENDERS};
 use ring_peer::{LOSS, RingPeer, Word, good_offer};
 
@@ -137,13 +137,17 @@ fn largest_depth_that_can_be_offered_takes_bounded_memory() {
     const LARGEST: u32 = 1 << 20;
     const MOST: u64 = 128 << 20;
     for format in [Format::IOMMU_PGFAULT_V1, Format::IOMMU_PGFAULT_V2] {
+        // The process that attaches allows it: by default it would be refused.
+        let told = ChannelInfo::new(format, Transport::SHARED, 1);
+        let allowed = |end| UnattachedEnd::from_parts(end, told).max_depth(LARGEST);
         let (_peer, end) = RingPeer::make(&good_offer(format, false, LARGEST, LARGEST));
-        let heap = allocation_counter::measure(|| drop(FaultResponder::from_shared(end).unwrap()));
+        let heap = allocation_counter::measure(|| drop(FaultResponder::attach(allowed(end)).unwrap()));
         assert!(heap.bytes_max <= MOST, "{format}, responder: {} bytes", heap.bytes_max);
         let (_peer, end) = RingPeer::make(&good_offer(format, true, LARGEST, LARGEST));
         // The depth is that of the offer.
         let options = Options::new().depth(8);
-        let heap = allocation_counter::measure(|| drop(FaultReporter::from_shared(end, &options).unwrap()));
+        let heap =
+            allocation_counter::measure(|| drop(FaultReporter::attach(allowed(end), &options).unwrap()));
         assert!(heap.bytes_max <= MOST, "{format}, reporter: {} bytes", heap.bytes_max);
     }
 }

@@ -37,9 +37,7 @@
 //! - Their room does not come back, since nobody can know that their late answers never come.
 //!   [`late_answers_pending`](FaultReporterCounters::late_answers_pending) counts such groups: a supervisor watches
 //!   whether the count falls again. The rest of the depth stays in use.
-//! - Replacing the channel gives the room back. On a socket, so does a new responder on the copy: it names the
-//!   cookies of the completions to [`FaultResponder::resume_socket`], and answers them late. An end in shared memory
-//!   is attached once only.
+//! - Replacing the channel gives the room back.
 //!
 //! # Waiting
 //!
