@@ -60,6 +60,7 @@ mod ring;
 mod sync;
 mod sys;
 mod transport;
+mod wait;
 
 pub use channel::{Options, Overflow, UnattachedEnd};
 pub use error::{DrainError, Error, Rejected, RespondError, TryRecvError, TrySendError, Violation};

@@ -71,7 +71,7 @@ fn change(offer: &mut Offer, field: u8, how: u8, value: u64) {
 }
 
 enum End {
-    Receiver(Receiver<AcpiNotify>),
+    Receiver(Box<Receiver<AcpiNotify>>),
     Sender(Sender<AcpiNotify>),
 }
 
@@ -82,7 +82,7 @@ impl End {
         if produces {
             Sender::attach(end).map(Self::Sender)
         } else {
-            Receiver::attach(end).map(Self::Receiver)
+            Receiver::attach(end).map(|rx| Self::Receiver(Box::new(rx)))
         }
     }
 

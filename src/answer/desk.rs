@@ -13,7 +13,8 @@ use super::local::{Exchange, LocalReporter};
 use super::reporter::Reporter;
 use crate::error::{DrainError, TryRecvError};
 use crate::sync::{Mutex, MutexGuard, lock};
-use crate::transport::{Remote, Watch, spin_until, wait_readable};
+use crate::transport::{Remote, Watch};
+use crate::wait::{spin_until, wait_readable};
 
 /// How often a wait looks again for answers that another thread may have taken in.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);

@@ -13,9 +13,11 @@ use super::wire::RecordRx;
 use super::{MustAnswer, Notice};
 use crate::error::{Error, RespondError, TryRecvError};
 use crate::sys::{Owned, Release};
+#[cfg(feature = "local")]
+use crate::transport::NO_FENCES;
 use crate::transport::Remote;
 #[cfg(feature = "local")]
-use crate::transport::{NO_FENCES, spin_until};
+use crate::wait::spin_until;
 
 /// What answers: the responder's end and its open groups share it.
 #[derive(Clone, Debug)]

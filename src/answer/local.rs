@@ -21,7 +21,7 @@ use crate::doorbell::{ARMED, Tokens, Waiter, ring};
 use crate::error::{Error, RespondError, TryRecvError, TrySendError};
 use crate::sync::{AtomicBool, AtomicU32, Condvar, Mutex, MutexGuard, Ordering, lock};
 use crate::sys::{Owned, Release};
-use crate::transport::spin;
+use crate::wait::spin;
 
 #[cfg(all(test, loom))]
 mod models;

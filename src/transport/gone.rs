@@ -11,9 +11,9 @@ use std::time::Instant;
 
 use nix::poll::PollFlags;
 
-use super::wait_for;
 use crate::error::DrainError;
 use crate::sync::{AtomicU32, Ordering};
+use crate::wait::wait_for;
 
 /// A word that says that one side is gone; 0 until then. It is this process's own, or one in shared memory.
 #[derive(Debug)]

@@ -8,12 +8,13 @@ use crossbeam_queue::ArrayQueue;
 use recordfd_uapi::{Record, Sequence};
 
 use super::gone::{Gone, Unread, is_drained};
-use super::{LOSS, Taken, spin};
+use super::{LOSS, Taken};
 use crate::bell::Bell;
 use crate::doorbell::{ARMED, Tokens, Waiter, ring};
 use crate::drain::DrainGate;
 use crate::error::{DrainError, Error, TryRecvError, TrySendError, Violation};
 use crate::sync::{AtomicU32, Ordering};
+use crate::wait::spin;
 
 #[cfg(all(test, loom))]
 mod models;

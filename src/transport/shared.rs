@@ -25,11 +25,12 @@ use std::time::{Duration, Instant};
 
 use recordfd_uapi::{Record, Sequence, WRITE_MAX};
 
-use super::{LOSS, Taken, spin};
+use super::{LOSS, Taken};
 use crate::doorbell::Waiter;
 use crate::error::{Error, TryRecvError, TrySendError, Violation};
 use crate::ring::{Consumer, Producer, Storage};
 use crate::sync::Ordering;
+use crate::wait::spin;
 use port::{Direction, SocketTokens};
 
 /// How often a sender that finds no room asks whether the consumer is still there: each time it has found none

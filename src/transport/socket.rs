@@ -18,11 +18,12 @@ use nix::sys::socket::{
 };
 use recordfd_uapi::{Offer, Record, WRITE_MAX};
 
+use super::Taken;
 use super::gone::{self, Unread};
-use super::{Taken, wait_for};
 use crate::error::{DrainError, Error, TryRecvError, TrySendError, Violation};
 use crate::fd::send_descriptor;
 use crate::sys;
+use crate::wait::wait_for;
 
 /// The longest Offer that is read.
 pub(super) const MOST_OFFER: usize = 512;

@@ -11,7 +11,7 @@ use crate::doorbell::Waiter;
 use crate::error::TryRecvError;
 use crate::sync::lock;
 use crate::sys::Owned;
-use crate::transport::wait_readable;
+use crate::wait::wait_readable;
 
 impl<A: MustAnswer> Exchange<A> {
     /// Moves groups from the queue to `taken`, as many as have a place there: at most `most`, of `room` records in

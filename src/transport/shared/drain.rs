@@ -16,7 +16,7 @@ use nix::sys::socket::MsgFlags;
 
 use super::port::{Direction, Port};
 use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, fence, lock, wait};
-use crate::transport::{wait_for, wait_readable};
+use crate::wait::{wait_for, wait_readable};
 
 /// The longest sleep of a thread that finds the socket readable for a reason that is not its own.
 const LONGEST_PAUSE: Duration = Duration::from_millis(2);

@@ -12,7 +12,7 @@ use super::*;
 use crate::doorbell::Tokens;
 use crate::sys::Mapping;
 use crate::transport::socket;
-use crate::transport::wait_readable;
+use crate::wait::wait_readable;
 
 type Sender = Tx<AcpiOst>;
 type AcpiNotifyEvent = Event<AcpiNotify>;

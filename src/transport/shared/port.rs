@@ -24,7 +24,7 @@ use crate::ring::Storage;
 use crate::sync::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 use crate::sys::{self, Mapping, View};
 use crate::transport::gone::{self, Gone};
-use crate::transport::wait_for;
+use crate::wait::wait_for;
 
 /// One ring in shared memory, with what is around it.
 #[derive(Clone, Debug)]

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use recordfd_uapi::{AcpiNotify, Event, EventRecord};
 
 use super::*;
-use crate::transport::wait_readable;
+use crate::wait::wait_readable;
 
 /// Records of a batch, which fill as many cache lines. The consumer had these last, so that the stores wait until
 /// the processor has them back, and the look at the word overtakes the publishing. With slots that are in the

@@ -10,7 +10,7 @@ use crate::error::DrainError;
 use crate::ring::Storage;
 use crate::sync::Ordering;
 use crate::transport::gone::{Unread, is_drained};
-use crate::transport::spin;
+use crate::wait::spin;
 
 /// A look at a channel from outside.
 #[derive(Debug)]
