@@ -34,5 +34,5 @@ pub fn is_good(offer: &Offer, size: u64) -> bool {
         && is_near(0, first.0)
         && is_near(first.1, second.0)
         && is_near(second.1, u128::from(size))
-        && (offer.map_size == size && !size.is_multiple_of(4096))
+        && (offer.map_size == size && size & 4095 != 0)
 }
