@@ -75,7 +75,10 @@ impl Model {
             None if count == self.most => Some(Violation::GroupTooLarge),
             None if cookie == 0 => Some(Violation::ZeroCookie),
             None if cancelled => {
-                self.cancelled.extend(self.open.contains(&cookie).then_some(cookie));
+                // A notice that comes twice is told once.
+                if self.open.contains(&cookie) && self.was_cancelled.insert(cookie) {
+                    self.cancelled.insert(cookie);
+                }
                 None
             }
             None if self.open.contains(&cookie) => Some(Violation::CookieOpen { cookie }),

@@ -135,8 +135,7 @@ impl FaultReporter {
     /// # Errors
     ///
     /// [`Rejected`], with the socket: [`Error::Format`] when `format` is none of page faults, [`Error::Option`],
-    /// [`Error::NotAUnixStream`],
-    /// [`Error::SharedEnd`], [`Error::Os`].
+    /// [`Error::NotAUnixStream`], [`Error::SharedEnd`], [`Error::Os`].
     pub fn from_socket(
         socket: OwnedFd,
         format: Format,

@@ -83,8 +83,7 @@ impl FaultResponder {
     /// # Errors
     ///
     /// [`Rejected`], with the socket: [`Error::Format`] when `format` is none of page faults, [`Error::Option`] for a
-    /// depth out of range, [`Error::NotAUnixStream`],
-    /// [`Error::SharedEnd`], [`Error::Os`].
+    /// depth out of range, [`Error::NotAUnixStream`], [`Error::SharedEnd`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Rejected<OwnedFd>> {
         let (remote, headed) = Remote::socket(socket, || {
             check_depth("depth", depth)?;

@@ -128,8 +128,7 @@ impl<R: Request> Reporter<R> {
     /// # Errors
     ///
     /// [`Rejected`], with the socket: [`Error::Format`] when `R` is not of `format`, [`Error::Option`],
-    /// [`Error::NotAUnixStream`],
-    /// [`Error::SharedEnd`], [`Error::Os`].
+    /// [`Error::NotAUnixStream`], [`Error::SharedEnd`], [`Error::Os`].
     pub fn from_socket(
         socket: OwnedFd,
         format: Format,

@@ -97,9 +97,8 @@ impl<R: Request> Responder<R> {
     ///
     /// # Errors
     ///
-    /// [`Rejected`], with the socket: [`Error::Format`] when `R` is not of `format`, [`Error::Option`] for a depth out of
-    /// range, [`Error::NotAUnixStream`],
-    /// [`Error::SharedEnd`], [`Error::Os`].
+    /// [`Rejected`], with the socket: [`Error::Format`] when `R` is not of `format`, [`Error::Option`] for a depth out
+    /// of range, [`Error::NotAUnixStream`], [`Error::SharedEnd`], [`Error::Os`].
     pub fn from_socket(socket: OwnedFd, format: Format, depth: u32) -> Result<Self, Rejected<OwnedFd>> {
         let (remote, ()) = Remote::socket(socket, || {
             check_depth("depth", depth)?;
