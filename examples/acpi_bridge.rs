@@ -116,7 +116,7 @@ fn vmm() -> Result<bool> {
                 writeln!(out, "{}", describe(notify))?;
                 // A real VMM would notify its guest now, and answer when the guest evaluates _OST.
                 if notify.cookie != 0 {
-                    answer(&mut receiver, AcpiOst::new(notify.cookie, notify.value, 0))?;
+                    answer(&mut receiver, handled(notify))?;
                 }
             }
         }
@@ -125,6 +125,15 @@ fn vmm() -> Result<bool> {
     let (received, answered, lost) = (counters.received, counters.replies, counters.dropped);
     writeln!(out, "vmm: received {received}, answered {answered}, lost {lost}")?;
     Ok(lost == 0)
+}
+
+/// The report that a notification was handled.
+fn handled(notify: &AcpiNotify) -> AcpiOst {
+    match notify.value {
+        // Error Disconnect Recover. The record does not name the port, which a real VMM knows.
+        0x0f => AcpiOst::edr(notify.cookie, 0, true),
+        value => AcpiOst::new(notify.cookie, value, 0),
+    }
 }
 
 fn answer(receiver: &mut Receiver<AcpiNotify>, ost: AcpiOst) -> Result<()> {

@@ -492,6 +492,13 @@ impl NotThisProcess {
         "it belongs to another process, from which this one has inherited it by fork";
 }
 
+#[cfg(feature = "mio")]
+impl From<NotThisProcess> for io::Error {
+    fn from(_: NotThisProcess) -> Self {
+        Self::from_raw_os_error(libc::EPERM)
+    }
+}
+
 impl fmt::Display for NotThisProcess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(Self::TEXT)

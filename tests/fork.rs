@@ -107,6 +107,40 @@ fn shared_ends_are_gone_when_they_are_dropped_whatever_a_child_has() {
     });
 }
 
+/// As below.
+#[cfg(feature = "mio")]
+#[test]
+fn child_that_deregisters_an_inherited_end_leaves_it_in_the_parents_poll() {
+    use ::fork::{Fork, fork, waitpid};
+    use mio::{Events, Interest, Poll, Token};
+    use std::process::exit;
+
+    for make in every_make() {
+        let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(4));
+        let (tx, mut rx) = make(&Options::new());
+        poll.registry().register(&mut rx, Token(1), Interest::READABLE).unwrap();
+        match fork().unwrap() {
+            Fork::Child => {
+                let registry = poll.registry();
+                let refused = [
+                    registry.deregister(&mut rx),
+                    registry.reregister(&mut rx, Token(2), Interest::READABLE),
+                    registry.register(&mut rx, Token(3), Interest::READABLE),
+                ];
+                let is_refused = |outcome: &std::io::Result<()>| {
+                    outcome.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
+                };
+                exit(i32::from(!refused.iter().all(is_refused)));
+            }
+            Fork::Parent(child) => assert_eq!(libc::WEXITSTATUS(waitpid(child).unwrap()), 0),
+        }
+        tx.try_send(notify(0x80, 7)).unwrap();
+        poll.poll(&mut events, Some(SOON)).unwrap();
+        assert_eq!(events.iter().map(|event| event.token()).collect::<Vec<_>>(), [Token(1)]);
+        assert_eq!(summary(rx.try_recv().unwrap()), (0, Some(7)));
+    }
+}
+
 /// A poller's kernel object is one for parent and child, so a deletion in the child would be one in the parent.
 #[cfg(feature = "polling")]
 #[test]

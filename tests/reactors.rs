@@ -16,7 +16,7 @@ use recordfd::event::{self, Receiver, SoleSender};
 use recordfd::fault::{self, ResponseCode};
 use recordfd::request::Options as RequestOptions;
 use recordfd::uapi::{AcpiNotify, AcpiOst, DeviceRequest, PciError};
-use recordfd::{Error, Options, TryRecvError, TrySendError};
+use recordfd::{Options, TryRecvError, TrySendError};
 
 /// What every reactor can register.
 #[cfg(feature = "mio")]
@@ -114,7 +114,7 @@ impl<const EDGE: bool> Reactor for Polling<EDGE> {
         } else {
             Self::Handle::new(&self.0, end, interest)
         };
-        handle.map_err(Error::from).unwrap()
+        handle.map_err(recordfd::Error::from).unwrap()
     }
 
     fn end<'a, E>(&self, handle: &'a mut Self::Handle<E>) -> &'a mut E {
@@ -470,7 +470,10 @@ mod registration {
         let (tx, rx) = common::socket::<AcpiNotify>(&Options::new());
         let refused = Registration::new(&poller, rx, Event::readable(usize::MAX)).unwrap_err();
         let is_input = |source: &std::io::Error| source.kind() == std::io::ErrorKind::InvalidInput;
-        assert!(matches!(refused.error(), Error::Os { source, .. } if is_input(source)), "{refused:?}");
+        assert!(
+            matches!(refused.error(), recordfd::Error::Os { source, .. } if is_input(source)),
+            "{refused:?}"
+        );
         let mut rx = refused.into_inner();
         tx.try_send(notify(0x80, 0)).unwrap();
         rx.try_recv().unwrap();

@@ -146,6 +146,9 @@ pub(crate) struct Exec {
     /// How long an answer may take
     #[arg(long, value_name = "MS", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) respond_timeout: u32,
+    /// Page faults are stalls of an SMMUv3, not page requests of PCIe: the records do not say so
+    #[arg(long)]
+    pub(crate) stall: bool,
     /// How many records the channel holds
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub(crate) depth: u32,

@@ -88,7 +88,7 @@ fn page_faults_are_answered_by_a_program() {
 }
 
 #[test]
-fn stalls_of_an_smmu_are_fed_too() {
+fn stalls_of_an_smmu_are_fed_as_such() {
     // The record does not say that it is a stall; no page request of PRI has such an index, or PRIV without a PASID.
     let privileged = PgFault {
         flags: PgFaultFlags::LAST_PAGE,
@@ -97,9 +97,18 @@ fn stalls_of_an_smmu_are_fed_too() {
         ..PgFault::default()
     };
     let records = [fault(0x1234, 0x1000, true), hex_of(&privileged)];
-    let ran = python("--format iommufd.pgfault --respond-timeout 20000", PAGER, &records);
+    let ran = python("--format iommufd.pgfault --stall --respond-timeout 20000", PAGER, &records);
     assert_eq!((ran.status, ran.stderr.as_str()), (0, ""));
     assert_eq!(answers(&ran).len(), 2);
+    // A group of PRI with such an index is refused page by page, and none of its pages is taken for a stall.
+    let records = [fault(600, 0x1000, false), fault(600, 0x2000, true), fault(1, 0x1000, true)];
+    let ran = python("--format iommufd.pgfault --respond-timeout 20000", PAGER, &records);
+    assert_eq!(
+        (answers(&ran).len(), ran.stderr.matches("more than 9 bits").count()),
+        (1, 2),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]

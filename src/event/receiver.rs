@@ -162,6 +162,12 @@ impl<R: EventRecord> Receiver<R> {
         Self::from_shared_within(socket, DEFAULT_MAX_DEPTH)
     }
 
+    /// Fails in a child of fork that only inherited it.
+    #[cfg(feature = "mio")]
+    pub(crate) fn check_process(&self) -> Result<(), crate::error::NotThisProcess> {
+        self.0.get().map(drop)
+    }
+
     fn from_shared_within(socket: OwnedFd, max_depth: u32) -> Result<Self, Rejected<OwnedFd>> {
         let (remote, ..) = Remote::shared(socket, max_depth, false, check_format::<R>)?;
         Ok(Self::new(remote.rx(), Tx::Remote(remote.tx(u32::MAX)), Duration::ZERO))

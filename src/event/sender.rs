@@ -44,6 +44,12 @@ impl<R: EventRecord> Sender<R> {
         Self(Arc::new(sole.map(|sole| Shared::new(sole.stream, sole.replies))))
     }
 
+    /// Fails in a child of fork that only inherited it.
+    #[cfg(feature = "mio")]
+    pub(crate) fn check_process(&self) -> Result<(), NotThisProcess> {
+        self.0.get().map(drop)
+    }
+
     fn stream(&self) -> Result<MutexGuard<'_, Stream<R>>, NotThisProcess> {
         Ok(lock(&self.0.get()?.stream))
     }

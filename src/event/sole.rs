@@ -62,6 +62,12 @@ impl<R: EventRecord> SoleSender<R> {
         Ok(Self::new(&port))
     }
 
+    /// Fails in a child of fork that only inherited it.
+    #[cfg(feature = "mio")]
+    pub(crate) fn check_process(&self) -> Result<(), NotThisProcess> {
+        self.0.get().map(drop)
+    }
+
     #[inline]
     fn stream(&mut self) -> Result<&mut Stream<R>, NotThisProcess> {
         Ok(&mut self.0.get_mut()?.stream)

@@ -96,8 +96,8 @@
 //! # Fork
 //!
 //! As for [event channels](crate::event#fork): attach ends and make routers after the fork. A child that only inherited
-//! an end, an open group, a router or work gets `NotThisProcess` from each call; dropping it there answers nothing. A
-//! socket hangs up when the last copy of its descriptor is closed.
+//! an end, an open group, a router or work gets `NotThisProcess` from each call that can fail, and nothing from the others;
+//! dropping it there answers nothing. A socket hangs up when the last copy of its descriptor is closed.
 
 mod collect;
 mod options;

@@ -178,6 +178,12 @@ impl FaultReporter {
         Ok(Self::new(Way::remote(&remote, depth, headed, options.busy_poll), options))
     }
 
+    /// Fails in a child of fork that only inherited it.
+    #[cfg(feature = "mio")]
+    pub(crate) fn check_process(&self) -> Result<(), NotThisProcess> {
+        self.0.get().map(drop)
+    }
+
     fn lock(&self) -> Result<MutexGuard<'_, State>, NotThisProcess> {
         Ok(self.0.get()?.desk.lock())
     }

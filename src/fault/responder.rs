@@ -109,6 +109,12 @@ impl FaultResponder {
         Self::from_shared_within(socket, DEFAULT_MAX_DEPTH)
     }
 
+    /// Fails in a child of fork that only inherited it.
+    #[cfg(feature = "mio")]
+    pub(crate) fn check_process(&self) -> Result<(), crate::error::NotThisProcess> {
+        self.0.get().map(drop)
+    }
+
     fn from_shared_within(socket: OwnedFd, max_depth: u32) -> Result<Self, Rejected<OwnedFd>> {
         let (remote, headed, depth) = Remote::shared(socket, max_depth, false, headed)?;
         Ok(Self::new(Responder::remote(&remote, depth, headed), depth, Duration::ZERO))
@@ -392,7 +398,7 @@ impl FaultGroup {
     ///
     /// # Errors
     ///
-    /// [`RespondError::WouldBlock`] and [`RespondError::Io`] give the group back;
+    /// [`RespondError::WouldBlock`], [`RespondError::Io`] and [`RespondError::NotThisProcess`] give the group back;
     /// [`RespondError::StaleCookie`] when it was completed without its answer, which only the local
     /// transport tells; [`RespondError::Closed`] when the reporter is gone.
     pub fn respond(self, code: ResponseCode) -> Result<(), RespondError<Self>> {

@@ -8,6 +8,9 @@
 //! **Pitfall:** deregister an end before you drop it. A descriptor leaves mio by itself only when it closes, and the
 //! other side of a channel between threads, a clone of the end, or an unanswered group keeps it open.
 //!
+//! In a child of fork that only inherited an end, each of the three calls fails with `EPERM`: the kernel's part of a `Poll`
+//! is one for parent and child.
+//!
 //! `examples/wait_with_mio.rs` serves three channels of different formats on one thread.
 //!
 //! # Examples
@@ -55,14 +58,17 @@ macro_rules! source {
     ($end:ty $(, $record:ident: $bound:ident)?) => {
         impl$(<$record: $bound>)? Source for $end {
             fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+                self.check_process()?;
                 SourceFd(&self.as_fd().as_raw_fd()).register(registry, token, interests)
             }
 
             fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+                self.check_process()?;
                 SourceFd(&self.as_fd().as_raw_fd()).reregister(registry, token, interests)
             }
 
             fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+                self.check_process()?;
                 SourceFd(&self.as_fd().as_raw_fd()).deregister(registry)
             }
         }

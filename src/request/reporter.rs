@@ -159,6 +159,12 @@ impl<R: Request> Reporter<R> {
         Self::from_shared_within(socket, DEFAULT_MAX_DEPTH, options)
     }
 
+    /// Fails in a child of fork that only inherited it.
+    #[cfg(feature = "mio")]
+    pub(crate) fn check_process(&self) -> Result<(), NotThisProcess> {
+        self.0.get().map(drop)
+    }
+
     fn from_shared_within(
         socket: OwnedFd,
         max_depth: u32,

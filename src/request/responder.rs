@@ -124,6 +124,12 @@ impl<R: Request> Responder<R> {
         Self::from_shared_within(socket, DEFAULT_MAX_DEPTH)
     }
 
+    /// Fails in a child of fork that only inherited it.
+    #[cfg(feature = "mio")]
+    pub(crate) fn check_process(&self) -> Result<(), crate::error::NotThisProcess> {
+        self.0.get().map(drop)
+    }
+
     fn from_shared_within(socket: OwnedFd, max_depth: u32) -> Result<Self, Rejected<OwnedFd>> {
         let (remote, (), depth) = Remote::shared(socket, max_depth, false, check_format::<R>)?;
         Ok(Self::new(ends::Responder::remote(&remote, depth, true), depth, Duration::ZERO))
@@ -311,7 +317,7 @@ impl<R: Request> Pending<R> {
     ///
     /// # Errors
     ///
-    /// [`RespondError::WouldBlock`] and [`RespondError::Io`] give the request back;
+    /// [`RespondError::WouldBlock`], [`RespondError::Io`] and [`RespondError::NotThisProcess`] give the request back;
     /// [`RespondError::StaleCookie`] when it was completed without its answer, which only the local
     /// transport tells; [`RespondError::Closed`] when the reporter is gone.
     pub fn respond(self, verdict: R::Verdict) -> Result<(), RespondError<Self>> {

@@ -156,6 +156,7 @@ impl<R: EventRecord> Feed for Events<R> {
 struct Faults {
     reporter: FaultReporter,
     is_headed: bool,
+    model: FaultModel,
 }
 
 fn faults(options: &Exec, format: Format) -> Result<(Box<dyn Feed>, UnattachedEnd), Error> {
@@ -169,25 +170,21 @@ fn faults(options: &Exec, format: Format) -> Result<(Box<dyn Feed>, UnattachedEn
         Transport::Socket => fault::socket(&of_channel)?,
         Transport::Shared => fault::shared(&of_channel)?,
     };
-    Ok((Box::new(Faults { reporter, is_headed: format == Format::IOMMU_PGFAULT_V2 }), end))
+    let is_headed = format == Format::IOMMU_PGFAULT_V2;
+    let model = if options.stall { FaultModel::Stall } else { FaultModel::Pri };
+    Ok((Box::new(Faults { reporter, is_headed, model }), end))
 }
 
 impl Feed for Faults {
     fn send(&self, bytes: &[u8]) -> Sent {
-        use fault::ReportError::{Closed, DeviceFull, Full, HalfMadeFull, Permission, PrgIndex};
+        use fault::ReportError::{Closed, DeviceFull, Full, HalfMadeFull};
         let decoded =
             if self.is_headed { unheaded(bytes) } else { PgFault::decode(bytes).map_err(|e| e.to_string()) };
         let fault = match decoded {
             Ok(fault) => fault,
             Err(error) => return Sent::Bad(error),
         };
-        let request = |model| FaultRequest::from_fault(&fault, model);
-        // The record does not say by which model it came: what no page request of PRI can be is a stall.
-        let reported = match self.reporter.report(request(FaultModel::Pri)) {
-            Err(PrgIndex(_) | Permission(_)) => self.reporter.report(request(FaultModel::Stall)),
-            outcome => outcome,
-        };
-        match reported {
+        match self.reporter.report(FaultRequest::from_fault(&fault, self.model)) {
             Ok(Reported::HalfMade | Reported::Group { .. } | Reported::StopMarker) => Sent::Taken,
             Err(Full(_) | DeviceFull(_) | HalfMadeFull(_)) => Sent::Busy,
             Err(Closed(_)) => Sent::Gone,

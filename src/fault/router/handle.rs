@@ -101,9 +101,10 @@ impl FaultHandle {
 
     /// Whether the responder of a queue is gone, or broke the format: what is routed here is answered INVALID at once.
     pub fn is_closed(&self) -> bool {
-        match self.inner.kind.peek() {
-            Kind::Queue(reporter) => reporter.is_closed(),
-            Kind::Worker(_) => false,
+        match self.inner.kind.get() {
+            Ok(Kind::Queue(reporter)) => reporter.is_closed(),
+            Ok(Kind::Worker(_)) => false,
+            Err(NotThisProcess) => true,
         }
     }
 
