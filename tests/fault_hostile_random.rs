@@ -56,6 +56,8 @@ struct Model {
     part: Option<(u32, usize)>,
     delivered: Vec<(u32, usize)>,
     cancelled: BTreeSet<u32>,
+    /// Open groups that a notice was told of.
+    was_cancelled: BTreeSet<u32>,
     broken: Option<Violation>,
     /// That was found with all pages there that a group may have, and not its end: it may be found too large before.
     broken_when_full: bool,
@@ -212,6 +214,7 @@ fn random_reporter(random: &mut Random, headed: bool) -> Option<Violation> {
             let group = groups.swap_remove(random.below(groups.len()));
             let cookie = group.cookie();
             model.open.remove(&cookie);
+            model.was_cancelled.remove(&cookie);
             let code = random.below(2) as u32;
             match (random.below(3), code) {
                 (0, 0) => group.respond(ResponseCode::Success).unwrap(),
