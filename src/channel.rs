@@ -157,6 +157,9 @@ impl UnattachedEnd {
     /// refused with [`Error::TooDeep`] before anything is allocated, and the end is given back. In shared memory the limit goes
     /// for replies, too.
     ///
+    /// What counts is the depth that [`info`](Self::info) has: rounded up to a power of two in shared memory, at least 2
+    /// on a socket.
+    ///
     /// # Examples
     ///
     /// ```

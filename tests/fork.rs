@@ -154,7 +154,8 @@ fn child_that_drops_a_registration_leaves_it_in_the_parents_poller() {
         let (poller, mut events) = (Arc::new(Poller::new().unwrap()), Events::new());
         let (tx, rx) = make(&Options::new());
         let rx = Registration::new(&poller, rx, Event::readable(1)).unwrap();
-        let mut rx = dropped_in_a_child(rx);
+        // The child drops its last reference to the poller, too.
+        let (poller, mut rx) = dropped_in_a_child((poller, rx));
         tx.try_send(notify(0x80, 7)).unwrap();
         poller.wait(&mut events, Some(SOON)).unwrap();
         assert_eq!(events.iter().map(|event| event.key).collect::<Vec<_>>(), [1]);

@@ -8,8 +8,8 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use recordfd_uapi::WRITE_MAX;
 
@@ -19,7 +19,7 @@ use super::{MustAnswer, Notice, Withdrawn};
 use crate::bell::Bell;
 use crate::doorbell::{ARMED, Tokens, Waiter, ring};
 use crate::error::{Error, RespondError, TryRecvError, TrySendError};
-use crate::sync::{AtomicBool, AtomicU32, Condvar, Mutex, MutexGuard, Ordering, lock};
+use crate::sync::{AtomicBool, AtomicU32, Condvar, Mutex, MutexGuard, Ordering, lock, wait};
 use crate::sys::{Owned, Release};
 use crate::wait::spin;
 
@@ -201,15 +201,12 @@ impl<A: MustAnswer> Exchange<A> {
     pub(crate) fn wait_change(&self, seen: u64, until: Option<Instant>) {
         let mut state = lock(&self.state);
         state.waiting += 1;
-        while state.answers.is_empty() && state.changes == seen && !state.responder_gone {
-            state = match until.map(|until| until.saturating_duration_since(Instant::now())) {
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => break,
-                Some(left) => {
-                    let waited = self.changed.wait_timeout(state, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
+        while state.answers.is_empty()
+            && state.changes == seen
+            && !state.responder_gone
+            && until.is_none_or(|until| Instant::now() < until)
+        {
+            state = wait(&self.changed, state, until);
         }
         state.waiting -= 1;
     }

@@ -154,7 +154,8 @@
 //!
 //! A child that only inherited the memory of an end cannot use it. Every call fails with `NotThisProcess` (`EPERM`)
 //! before it touches anything, also a call that would wait; a record, a reply or a group is given back. A call that
-//! returns no error does nothing: it returns 0, `None` or an empty value, and `is_closed` returns true. Dropping the end
+//! returns no error does nothing: it returns 0, `None` or an empty value, and `is_closed` returns true. Only numbers that
+//! never change, such as a capacity or a cookie, are still there. Dropping the end
 //! there closes the child's descriptors and does nothing to the channel. `as_fd` still returns the descriptor. The same
 //! goes for routers, and for what must be answered: a group, a request or a piece of work is answered by the process
 //! that received it, and by no other.

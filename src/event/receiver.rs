@@ -125,7 +125,8 @@ impl<R: EventRecord> Receiver<R> {
     /// Attaches the receiver's end of a channel that another process has made.
     ///
     /// `format` is what the maker told; nothing is guessed from the descriptor.
-    /// Calls sendmsg(2), recvmsg(2) and fcntl(2) only, and mmap(2) and getpid(2) for the first end of a process.
+    /// Calls sendmsg(2), recvmsg(2) and fcntl(2) only; mmap(2) for the first end of a process, and sometimes getpid(2), as
+    /// docs/DESIGN.md says.
     ///
     /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
     /// (SECURITY.md). The side that must not be stopped makes the channel.

@@ -89,7 +89,8 @@ impl<R: EventRecord> Sender<R> {
     /// `format` and `depth` are what the maker told ([`UnattachedEnd::info`](crate::UnattachedEnd::info)).
     /// The depth keeps one write of the maker's send buffer free for a notice of loss; told too high, a
     /// loss at the very end of the stream may go unreported.
-    /// Calls sendmsg(2), recvmsg(2) and fcntl(2) only, and mmap(2) and getpid(2) for the first end of a process.
+    /// Calls sendmsg(2), recvmsg(2) and fcntl(2) only; mmap(2) for the first end of a process, and sometimes getpid(2), as
+    /// docs/DESIGN.md says.
     ///
     /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
     /// (SECURITY.md). The side that must not be stopped makes the channel.

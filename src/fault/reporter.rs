@@ -127,7 +127,8 @@ impl FaultReporter {
     ///
     /// `format` is what the maker told, whatever the options' format, and the options' depth must be what
     /// it told ([`UnattachedEnd::info`](crate::UnattachedEnd::info)); the other options are the caller's.
-    /// Calls sendmsg(2), recvmsg(2) and fcntl(2) only, and mmap(2) and getpid(2) for the first end of a process.
+    /// Calls sendmsg(2), recvmsg(2) and fcntl(2) only; mmap(2) for the first end of a process, and sometimes getpid(2), as
+    /// docs/DESIGN.md says.
     ///
     /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
     /// (SECURITY.md). The side that must not be stopped makes the channel.

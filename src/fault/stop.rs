@@ -1,11 +1,10 @@
 //! Stop Markers that have come and that nobody has waited for yet.
 
 use std::collections::VecDeque;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use crate::error::DrainError;
-use crate::sync::{Condvar, MutexGuard};
+use crate::sync::{Condvar, MutexGuard, wait};
 
 /// Markers kept in all, and of one device.
 const MOST: usize = 64;
@@ -69,11 +68,10 @@ pub(super) fn wait_for_marker<T>(
 ) -> Result<(), DrainError> {
     let deadline = Instant::now().checked_add(timeout);
     while !take(&mut guard) {
-        guard = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-            None => condvar.wait(guard).unwrap_or_else(PoisonError::into_inner),
-            Some(Duration::ZERO) => return Err(DrainError::Timeout),
-            Some(left) => condvar.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0,
-        };
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(DrainError::Timeout);
+        }
+        guard = wait(condvar, guard, deadline);
     }
     Ok(())
 }

@@ -90,7 +90,8 @@ impl<R: Request> Responder<R> {
     /// ([`UnattachedEnd::info`](crate::UnattachedEnd::info)); a reporter that has more requests open than
     /// `depth` is taken for a hostile one. Room for `depth` requests is set aside: bound what a maker that is
     /// not trusted tells.
-    /// Calls sendmsg(2), recvmsg(2) and fcntl(2) only, and mmap(2) and getpid(2) for the first end of a process.
+    /// Calls sendmsg(2), recvmsg(2) and fcntl(2) only; mmap(2) for the first end of a process, and sometimes getpid(2), as
+    /// docs/DESIGN.md says.
     ///
     /// **Pitfall:** a hostile maker can stop this process, while it attaches or receives, for as long as it likes
     /// (SECURITY.md). The side that must not be stopped makes the channel.

@@ -1,5 +1,6 @@
 //! A descriptor in a poller of the crate polling, which is removed before it closes.
 
+use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -15,7 +16,8 @@ pub(crate) struct Polled(Owned<Entry>);
 /// The descriptor, and where it is.
 #[derive(Debug)]
 struct Entry {
-    poller: Arc<Poller>,
+    /// Dropped in its process alone: dropping the last one closes the kernel's part, which a child of fork shares.
+    poller: ManuallyDrop<Arc<Poller>>,
     descriptor: OwnedFd,
     mode: PollMode,
 }
@@ -35,7 +37,7 @@ impl Polled {
         // value was added to the parent's poller by the parent, for whose copy of the descriptor all of this holds.
         unsafe { poller.add_with_mode(&descriptor, interest, mode) }
             .map_err(|source| Error::os("epoll_ctl", source))?;
-        Ok(Self(Owned::new(Entry { poller, descriptor, mode })))
+        Ok(Self(Owned::new(Entry { poller: ManuallyDrop::new(poller), descriptor, mode })))
     }
 
     /// Changes what the poller reports.
@@ -49,5 +51,7 @@ impl Release for Entry {
     fn release(&mut self) {
         // Fails only if it is not in the poller any more.
         let _ = self.poller.delete(&self.descriptor);
+        // SAFETY: `Owned` calls this once, when it drops the value, and nothing uses the poller after it.
+        unsafe { ManuallyDrop::drop(&mut self.poller) };
     }
 }

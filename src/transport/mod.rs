@@ -390,8 +390,11 @@ impl<T: Record> Rx<T> {
         Ok(woken)
     }
 
-    /// [`look`](Self::look)s, then [`sleep`](Self::sleep)s.
+    /// [`look`](Self::look)s, then [`sleep`](Self::sleep)s; neither if the next receive returns a violation.
     pub(crate) fn wait(&mut self, deadline: Option<Instant>, busy_poll: Duration) -> io::Result<bool> {
+        if self.broken.is_some() {
+            return Ok(true);
+        }
         let before = self.busy_polls;
         self.look(deadline, busy_poll)?;
         if self.busy_polls > before || self.has_work() { Ok(true) } else { self.sleep(deadline) }

@@ -2,7 +2,7 @@
 //!
 //! The socket carries tokens, single bytes that wake the side that polls it, and tells when the peer's process
 //! is gone. Bytes from one side are tokens of the ring that this side produces and, one for each time it was
-//! asked, the word that the ring it consumes was read empty. Whoever gets them counts both alike.
+//! asked, the word that the ring it consumes was read empty, which `drain.rs` counts apart.
 
 use std::cell::RefCell;
 use std::io::{IoSlice, IoSliceMut};
