@@ -30,7 +30,7 @@ on_every_transport! {
         group_too_large_for_the_slice_is_kept_by_a_batch_too
         batch_of_one_place_receives_a_group_of_many_pages
         batch_of_answers_ends_at_the_first_bad_one
-    bad_answer_ends_a_long_batch_wherever_it_is
+        bad_answer_ends_a_long_batch_wherever_it_is
         cookie_twice_in_a_batch_is_bad_the_second_time
         batch_of_answers_completes_everything
         batch_refused_before_a_marker_is_given_back

@@ -7,7 +7,6 @@ mod common;
 #[path = "common/rounds.rs"]
 mod rounds;
 
-use std::fmt::Debug;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
@@ -18,19 +17,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use c_peer::CPeer;
+use common::ends::{Attach, End, KINDS, Kind, page, release};
 use common::*;
 use recordfd::event::{self, Receiver};
-use recordfd::fault::{self, FaultRequest, ResponseCode};
-use recordfd::request::{self, Reporter, Responder};
-use recordfd::uapi::{
-    AcpiNotify, AcpiOst, DeviceAck, DeviceAckCode, DeviceRequest, DeviceRequestKind, Format, PageResponse,
-    PageResponseCode,
-};
-use recordfd::{Error, Options, UnattachedEnd};
+use recordfd::fault::{FaultRequest, Reported, ResponseCode};
+use recordfd::request::Ack;
+use recordfd::uapi::{AcpiNotify, AcpiOst, DeviceAck, DeviceAckCode, Format, PageResponse, PageResponseCode};
+use recordfd::{DrainError, Options, TryRecvError, UnattachedEnd};
 
 /// No call of the maker takes longer.
 const SHORT: Duration = Duration::from_millis(700);
 const SIGIO: i32 = 29;
+const OST: AcpiOst = AcpiOst::new(1, 2, 3);
 
 static HOLD_SOCKET: LazyLock<PathBuf> = LazyLock::new(|| c_peer::compile("hold_socket"));
 
@@ -44,129 +42,124 @@ fn hold(socket: OwnedFd) -> Option<CPeer> {
     None
 }
 
-fn timed<T: Debug>(what: &str, call: impl FnOnce() -> T) {
-    let began = Instant::now();
-    let result = call();
-    let took = began.elapsed();
-    assert!(took < SHORT, "{what} has taken {took:?} and says {result:?}");
+/// A call, which must return what the pattern says, and within [`SHORT`]. Its value is what follows the pattern.
+macro_rules! timed {
+    ($call:expr => $expected:pat) => {
+        timed!($call => $expected, ())
+    };
+    ($call:expr => $expected:pat, $value:expr) => {{
+        let began = Instant::now();
+        let result = $call;
+        let took = began.elapsed();
+        assert!(took < SHORT, "{} has taken {took:?} and returns {result:?}", stringify!($call));
+        match result {
+            $expected => $value,
+            #[allow(unreachable_patterns, reason = "a pattern can match every result")]
+            other => panic!("{} returns {other:?}", stringify!($call)),
+        }
+    }};
 }
 
-/// A call of an end, with its name.
-type Call<'a, E> = (&'a str, &'a dyn Fn(&mut E) -> String);
-
-/// Has a peer hold its socket of a channel that this side makes, while each of the calls is made and the end dropped.
-fn hold_up<E: AsFd>(made: Result<(E, UnattachedEnd), Error>, calls: &[Call<E>]) {
-    let (mut end, far) = made.unwrap();
-    // For the peer to receive.
-    nix::unistd::write(&end, &[0]).unwrap();
-    let Some(_peer) = hold(far.into()) else { return };
-    for (what, call) in calls {
-        timed(what, || call(&mut end));
-    }
-    timed("drop", || drop(end));
-}
-
-/// Calls of an end, each with a name; what they say matters to nobody.
-macro_rules! calls {
-    ($($call:ident($($argument:expr),*)),*) => {
-        &[$((stringify!($call), &|end| format!("{:?}", end.$call($($argument),*)))),*]
+/// The calls of a sender, whether it is the only one or not.
+macro_rules! sender_calls {
+    ($tx:expr) => {
+        timed!($tx.try_send(notify(0x80, 0)) => Ok(()));
+        timed!($tx.post(notify(0x80, 0)) => Ok(()));
+        timed!($tx.send_batch(&[notify(0x80, 0); 9]) => Ok(9));
+        timed!($tx.flush() => Ok(()));
+        timed!($tx.try_recv_reply() => Ok(_));
+        timed!($tx.try_recv_reply() => Err(TryRecvError::Empty));
+        timed!($tx.is_drained() => Ok(false));
+        timed!($tx.wait_drained(Some(Duration::from_millis(1))) => Err(DrainError::Timeout));
+        timed!($tx.is_closed() => false);
     };
 }
 
 #[test]
 fn peer_that_holds_the_lock_of_its_socket_delays_no_call_of_the_maker() {
-    rounds::each_seed("peer that holds a lock", 1, |_| hold_up_every_end());
+    rounds::each_seed("peer that holds a lock", 1, |_| {
+        KINDS.into_iter().for_each(hold_up);
+        let (mut tx, end) = event::shared::<AcpiNotify>(&Options::new()).unwrap();
+        let Some(_held) = held(&tx, end, |end| Receiver::attach(end).map(End::Receiver)) else { return };
+        sender_calls!(tx);
+        timed!(drop(tx) => ());
+    });
 }
 
-fn hold_up_every_end() {
-    let options = Options::new();
-    let moment = Some(Duration::from_millis(1));
-    hold_up(
-        event::socket::<AcpiNotify>(&options),
-        calls![
-            try_send(notify(0x80, 0)),
-            post(notify(0x80, 0)),
-            send_batch(&[notify(0x80, 0); 9]),
-            try_recv_reply(),
-            is_drained(),
-            wait_drained(moment),
-            is_closed(),
-            flush()
-        ],
-    );
-    hold_up(
-        event::shared::<AcpiNotify>(&options),
-        calls![
-            try_send(notify(0x80, 0)),
-            post(notify(0x80, 0)),
-            send_batch(&[notify(0x80, 0); 9]),
-            try_recv_reply(),
-            is_drained(),
-            wait_drained(moment),
-            is_closed(),
-            flush()
-        ],
-    );
-    let reply = AcpiOst::new(1, 2, 3);
-    hold_up(
-        event::socket_receiver::<AcpiNotify>(&options),
-        calls![try_recv(), recv_timeout(SHORT / 9), reply(reply)],
-    );
-    hold_up(
-        event::shared_receiver::<AcpiNotify>(&options),
-        calls![try_recv(), recv_timeout(SHORT / 9), reply(reply)],
-    );
+/// Attaches the other end, has it send what `mine` is to receive, and has a peer hold the lock of its socket. None where
+/// it cannot. The peer comes first, for the attached end may not be dropped before the lock is free.
+fn held(mine: impl AsFd, end: UnattachedEnd, attach: Attach) -> Option<(CPeer, End)> {
+    let info = end.info();
+    let far = OwnedFd::from(end);
+    let mut its = attach(UnattachedEnd::from_parts(far.try_clone().unwrap(), info)).unwrap();
+    match &mut its {
+        End::Sender(tx) => (0..2).for_each(|data| tx.try_send(notify(0x80, data)).unwrap()),
+        End::Receiver(rx) => rx.reply(OST).unwrap(),
+        End::FaultReporter(reporter) => {
+            (0..3).for_each(|_| assert!(reporter.report(page()).is_ok()));
+        }
+        End::Reporter(reporter) => {
+            (0..3).for_each(|_| assert!(reporter.report(release()).is_ok()));
+        }
+        End::FaultResponder(_) | End::Responder(_) => {}
+    }
+    // For the peer to receive.
+    nix::unistd::write(mine, &[0]).unwrap();
+    Some((hold(far)?, its))
+}
 
-    let options = fault::Options::new();
-    let request = FaultRequest { dev_id: 1, last: true, ..Default::default() };
-    macro_rules! reporter {
-        () => {
-            calls![
-                report(request),
-                report_batch(&[FaultRequest { dev_id: 2, ..request }]),
-                completions(&mut [Default::default(); 4]),
-                process(Instant::now()),
-                is_closed(),
-                detach(1)
-            ]
-        };
+/// Makes a channel, and each call of its end while a peer holds the lock of the socket of the other end. Every call that
+/// sends must succeed: a call that is refused before it uses the socket shows nothing.
+fn hold_up(kind: Kind) {
+    eprintln!("the other end is a {}", kind.name);
+    let (mut mine, end) = (kind.make)();
+    let Some(_held) = held(mine.as_fd(), end, kind.attach) else { return };
+    match &mut mine {
+        End::Sender(tx) => {
+            sender_calls!(tx);
+        }
+        End::Receiver(rx) => {
+            timed!(rx.try_recv() => Ok(_));
+            timed!(rx.recv_timeout(SHORT / 9) => Ok(_));
+            timed!(rx.recv_timeout(SHORT / 9) => Err(TryRecvError::Empty));
+            timed!(rx.reply(OST) => Ok(()));
+        }
+        End::FaultReporter(reporter) => {
+            timed!(reporter.report(page()) => Ok(Reported::Group { .. }));
+            timed!(reporter.report_batch(&[FaultRequest { dev_id: 2, ..page() }; 2]) => Ok(2));
+            timed!(reporter.completions(&mut [Default::default(); 4]) => Err(TryRecvError::Empty));
+            timed!(reporter.process(Instant::now()) => 0);
+            timed!(reporter.is_closed() => false);
+            timed!(reporter.detach(1) => 1);
+        }
+        End::Reporter(reporter) => {
+            timed!(reporter.report(release()) => Ok(_));
+            timed!(reporter.completions(&mut [Default::default(); 4]) => Err(TryRecvError::Empty));
+            timed!(reporter.process(Instant::now()) => 0);
+            timed!(reporter.is_closed() => false);
+            timed!(reporter.detach(1) => 1);
+        }
+        End::FaultResponder(responder) => {
+            let mut pages = [Default::default(); 8];
+            let [first, second, third] =
+                [(); 3].map(|()| timed!(responder.try_recv_group(&mut pages) => Ok(group), group));
+            timed!(first.respond(ResponseCode::Success) => Ok(()));
+            let answer = PageResponse { cookie: second.into_cookie(), code: PageResponseCode::INVALID };
+            timed!(responder.respond(answer) => Ok(()));
+            timed!(drop(third) => ());
+            timed!(responder.next_cancelled() => None);
+        }
+        End::Responder(responder) => {
+            let [first, second, third] =
+                [(); 3].map(|()| timed!(responder.try_recv() => Ok(request), request));
+            timed!(first.respond(Ack::Done) => Ok(()));
+            let answer = DeviceAck { cookie: second.into_cookie(), code: DeviceAckCode::DONE };
+            timed!(responder.respond(answer) => Ok(()));
+            timed!(drop(third) => ());
+            timed!(responder.next_notice() => None);
+        }
     }
-    macro_rules! responder {
-        () => {
-            calls![
-                try_recv_group(&mut [Default::default(); 8]),
-                next_cancelled(),
-                respond(PageResponse { cookie: 1, code: PageResponseCode::from(ResponseCode::Invalid) })
-            ]
-        };
-    }
-    hold_up(fault::socket(&options), reporter!());
-    hold_up(fault::shared(&options), reporter!());
-    hold_up(fault::socket_responder(&options), responder!());
-    hold_up(fault::shared_responder(&options), responder!());
-
-    let options = request::Options::new();
-    let request = DeviceRequest { dev_id: 1, cookie: 0, kind: DeviceRequestKind::RELEASE, count: 0 };
-    macro_rules! reporter {
-        () => {
-            calls![
-                report(request),
-                completions(&mut [Default::default(); 4]),
-                process(Instant::now()),
-                is_closed(),
-                detach(1)
-            ]
-        };
-    }
-    macro_rules! responder {
-        () => {
-            calls![try_recv(), next_notice(), respond(DeviceAck { cookie: 1, code: DeviceAckCode::DONE })]
-        };
-    }
-    hold_up::<Reporter<DeviceRequest>>(request::socket(&options), reporter!());
-    hold_up::<Reporter<DeviceRequest>>(request::shared(&options), reporter!());
-    hold_up::<Responder<DeviceRequest>>(request::socket_responder(&options), responder!());
-    hold_up::<Responder<DeviceRequest>>(request::shared_responder(&options), responder!());
+    timed!(drop(mine) => ());
 }
 
 /// What remains: a maker that keeps a copy of the end that it gave away can hold that one's lock.
@@ -197,8 +190,8 @@ fn hostile_maker_stops_the_side_that_attaches_until_it_is_killed() {
         Receiver::<AcpiNotify>::from_socket(far.try_clone().unwrap(), Format::ACPI_NOTIFY_V1).unwrap();
     let Some(peer) = hold(far) else { return };
     // What the maker cannot hold up: replies, and polls.
-    timed("reply", || rx.reply(AcpiOst::new(1, 2, 3)));
-    timed("poll", || readable(&rx));
+    timed!(rx.reply(OST) => Ok(()));
+    timed!(readable(&rx) => true);
     let (done, result) = mpsc::channel();
     let receiving = thread::spawn(move || done.send(rx.try_recv().map(summary)));
     assert!(matches!(result.recv_timeout(SHORT), Err(RecvTimeoutError::Timeout)), "it was not held up");

@@ -122,26 +122,42 @@ fn end_of_an_unknown_transport_is_given_back() {
     for kind in KINDS {
         let (mut mine, end) = (kind.make)();
         let info = end.info();
+        let mut fd = OwnedFd::from(end);
+        let number = fd.as_raw_fd();
         for transport in [Transport::LOCAL, Transport::new(77)] {
             let told = ChannelInfo::new(info.format, transport, info.depth);
-            let fd = OwnedFd::from((kind.make)().1);
             let refused = (kind.attach)(UnattachedEnd::from_parts(fd, told)).expect_err(kind.name);
             assert!(matches!(refused.error(), Error::Unsupported { .. }), "{}: {refused:?}", kind.name);
+            let end = refused.into_inner();
+            assert_eq!(end.info(), told, "{}", kind.name);
+            fd = end.into();
+            assert_eq!(fd.as_raw_fd(), number, "{}", kind.name);
         }
-        assert_connected(kind.name, &mut mine, &mut (kind.attach)(end).expect(kind.name));
+        let mut its = (kind.attach)(UnattachedEnd::from_parts(fd, info)).expect(kind.name);
+        assert_connected(kind.name, &mut mine, &mut its);
     }
 }
 
 #[test]
-fn end_that_another_process_has_attached_is_given_back() {
+fn copy_of_an_attached_end_is_given_back_and_the_pair_stays_connected() {
     for kind in KINDS.iter().filter(|kind| kind.name.contains("shared")) {
         let (mut mine, end) = (kind.make)();
         let info = end.info();
         let fd = OwnedFd::from(end);
-        let copy = UnattachedEnd::from_parts(fd.try_clone().unwrap(), info);
+        let mut copy = fd.try_clone().unwrap();
+        let number = copy.as_raw_fd();
         let mut its = (kind.attach)(UnattachedEnd::from_parts(fd, info)).expect(kind.name);
-        let refused = (kind.attach)(copy).expect_err(kind.name);
-        assert!(matches!(refused.error(), Error::AlreadyAttached), "{}: {refused:?}", kind.name);
+        // What is given back is refused for the same reason the second time.
+        for _ in 0..2 {
+            let refused = (kind.attach)(UnattachedEnd::from_parts(copy, info)).expect_err(kind.name);
+            assert!(matches!(refused.error(), Error::AlreadyAttached), "{}: {refused:?}", kind.name);
+            let end = refused.into_inner();
+            assert_eq!(end.info(), info, "{}", kind.name);
+            copy = end.into();
+            assert_eq!(copy.as_raw_fd(), number, "{}", kind.name);
+        }
+        assert_connected(kind.name, &mut mine, &mut its);
+        drop(copy);
         assert_connected(kind.name, &mut mine, &mut its);
     }
 }

@@ -182,3 +182,36 @@ impl<A: MustAnswer> AsFd for RecordRx<A> {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use recordfd_uapi::PgFault;
+
+    use super::*;
+    use crate::transport::socket;
+
+    #[test]
+    fn sequence_wraps_from_int_max_to_zero_wherever_that_falls() {
+        // Three records, then a CANCELLED notice: the wrap comes after each of the four in turn.
+        for before in 0..4 {
+            let first = Sequence::wrapping(Sequence::MAX.get() - before);
+            let (near, far) = socket::pair(None).unwrap();
+            let mut tx = RecordTx::Headed(Remote::Socket(near.into()).tx(8), first);
+            let mut rx = RecordRx::Headed(Remote::Socket(far.into()).rx(), first);
+            tx.send(3, |index| PgFault::default().grouped(index as u32, true)).unwrap();
+            tx.send_cancelled(1, 0).unwrap();
+            let mut received = Vec::new();
+            rx.recv(8, |fault: &PgFault, cancelled| {
+                received.push((fault.cookie, cancelled));
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(received, [(0, false), (1, false), (2, false), (0, true)], "first {first:?}");
+            let (RecordTx::Headed(_, to_send), RecordRx::Headed(_, expected)) = (tx, rx) else {
+                unreachable!("both were made with headers");
+            };
+            // Both sides could be wrong alike.
+            assert_eq!([to_send.get(), expected.get()], [3 - before; 2], "first {first:?}");
+        }
+    }
+}

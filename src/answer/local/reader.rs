@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_not_read_from_the_callers_memory_under_the_lock() {
+    fn answers_are_copied_before_they_are_applied() {
         let (mut reporter, mut reader) = sides(256);
         let cookies: Vec<_> = (0..200).map(|_| publish(&mut reporter, 1, 1)).collect();
         reader.read(256, 256, |_| {}).unwrap();
