@@ -8,6 +8,7 @@ use std::io::{IoSlice, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread;
+use std::time::Duration;
 
 use common::*;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -134,6 +135,7 @@ fn broken_record_is_refused_for_ever_and_those_before_it_are_delivered() {
         let mut items = [Received::default(); 8];
         assert_eq!(rx.recv_batch(&mut items).unwrap(), 2, "{name}");
         assert_eq!(summary(items[1]), (0, Some(1)));
+        assert!(rx.wait(Some(Duration::ZERO)).unwrap(), "{name}: the next receive has something to return");
         assert_broken(&mut rx, violation);
         peer.write_all(&wire(3)).unwrap();
         assert_broken(&mut rx, violation);
