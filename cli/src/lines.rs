@@ -124,7 +124,8 @@ impl Progress {
         if self.is_wanted && self.told.elapsed() >= EVERY {
             self.told = Instant::now();
             self.is_told = true;
-            let _ = write!(io::stderr(), "{CLEAR}recordfd: {count} records");
+            // In one piece: see `write_line`.
+            let _ = io::stderr().write_all(format!("{CLEAR}recordfd: {count} records").as_bytes());
         }
     }
 }
@@ -132,7 +133,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.is_told {
-            let _ = write!(io::stderr(), "{CLEAR}");
+            let _ = io::stderr().write_all(CLEAR.as_bytes());
         }
     }
 }
